@@ -1,0 +1,1 @@
+"""The daemon of edgecdn: finds peers, shares what is here, serves local tools. To come."""

@@ -1,0 +1,122 @@
+"""What was verified on this machine, so that a file is hashed once; the only user of sqlite3 here.
+
+Derived state: deleted, truncated or broken, it is set aside and begun anew, and files are hashed
+again. A verification holds while size, modification time and inode are unchanged. It also
+remembers which blobs edgecdn itself brought: only those may it ever delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from edgecdn.digest import Digest
+
+__all__ = ["Catalog"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS verified (
+    path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS brought (path TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_BUSY_S = 10.0
+_T = TypeVar("_T")
+
+
+class Catalog:
+    """One SQLite file. Thread-safe; a lost catalog only costs hashing, so its failures never fail a job."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "catalog.sqlite"
+        self.rebuilt = False
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+
+    def is_verified(self, path: Path, digest: Digest, seen: os.stat_result) -> bool:
+        """Whether this very file (`seen` is its fstat) was hashed before and had this digest."""
+        sql = "SELECT digest, size, mtime_ns, inode FROM verified WHERE path = ?"
+        row = self._run(lambda db: db.execute(sql, (str(path),)).fetchone(), None)
+        return bool(row == (digest.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino))
+
+    def set_verified(self, path: Path, digest: Digest, seen: os.stat_result, *, brought: bool = False) -> None:
+        """Remember that this file was hashed and has this digest; `brought`: edgecdn put it there."""
+        row = (str(path), digest.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?, ?)", row)
+            if brought:
+                db.execute("INSERT OR IGNORE INTO brought VALUES (?)", (str(path),))
+
+        self._run(write, None)
+
+    def was_brought(self, path: Path) -> bool:
+        """Whether edgecdn put it there; False when not known."""
+        sql = "SELECT 1 FROM brought WHERE path = ?"
+        return self._run(lambda db: db.execute(sql, (str(path),)).fetchone() is not None, otherwise=False)
+
+    def forget(self, path: Path) -> None:
+        """It is gone, or no longer what it was."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM verified WHERE path = ?", (str(path),))
+            db.execute("DELETE FROM brought WHERE path = ?", (str(path),))
+
+        self._run(write, None)
+
+    def check(self) -> str:
+        """SQLite's own word on the file: `ok`, or what is wrong."""
+        return self._run(lambda db: str(db.execute("PRAGMA integrity_check").fetchone()[0]), "not readable")
+
+    def close(self) -> None:
+        """Close it; safe to call twice."""
+        with self._lock:
+            self._close()
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
+        """Do `work` in a transaction; a broken file is set aside and begun anew, once."""
+        with self._lock:
+            for _ in range(2):
+                try:
+                    db = self._open()
+                    with db:
+                        return work(db)
+                except sqlite3.DatabaseError as error:
+                    self._close()
+                    if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                        break  # full, locked, read-only: nothing is wrong with what is there
+                    self._set_aside()
+                except OSError:
+                    break
+        return otherwise
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=NORMAL")
+                db.executescript(_SCHEMA)
+            except sqlite3.DatabaseError:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _set_aside(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.replace(self.path.with_suffix(".broken"))
+            for suffix in ("-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            self.rebuilt = True

@@ -1,0 +1,213 @@
+"""Files on their way in: written anywhere, remembered by unit, readable from the front.
+
+`PartialFile` is a sparse file `blobs/<etag>.<8 hex>.incomplete` with its journal in our state;
+`SmallFile` collects up to one unit in memory. Neither is ever visible under its final name before
+`edgecdn.cache.publish` has checked it. Methods block; the engine calls them in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+
+from edgecdn.cache.journal import Journal, new_header, read_journal
+from edgecdn.cache.safedir import SafeDir, disk_errors
+from edgecdn.crash import crash_point
+from edgecdn.digest import Digest
+from edgecdn.spans import UNIT_BYTES, Span
+
+__all__ = ["PartialFile", "PartialVanished", "SmallFile", "journal_name"]
+
+
+class PartialVanished(Exception):
+    """Somebody (a cache clean-up) took the partial file away; the blob starts again."""
+
+
+def journal_name(digest: Digest) -> str:
+    """The journal's file name in the folder of one cache's partials."""
+    return f"{digest.hex}.journal"
+
+
+class SmallFile:
+    """At most one unit, in memory."""
+
+    def __init__(self, digest: Digest, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self.have: list[Span] = []
+        self._data = bytearray(size)
+        self._left = size
+
+    @property
+    def data(self) -> memoryview:
+        """Its bytes."""
+        return memoryview(self._data)
+
+    def prefix(self, at_least: int = 0) -> int:
+        """All of it once all of it is there, else nothing."""
+        return self.size if self._left == 0 else at_least
+
+    def write(self, start: int, pieces: Sequence[bytes]) -> None:
+        """Put `pieces` at `start`; each byte is written once."""
+        for piece in pieces:
+            self._data[start : start + len(piece)] = piece
+            start += len(piece)
+            self._left -= len(piece)
+
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """Fill `buffer` from `start`; fewer bytes at the end."""
+        data = memoryview(self._data)[start : start + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def forget(self, span: Span) -> None:
+        """Count `span` as missing again."""
+        self._left += len(span)
+
+    def sync(self, *, whole: bool = False) -> None:
+        """Nothing to do before it is published."""
+
+    def check_present(self) -> None:
+        """Nobody can take it away."""
+
+    def close(self, *, discard: bool = False) -> None:
+        """Nothing to release."""
+
+
+class PartialFile:
+    """A sparse file and its journal. Made by `open_partial`; thread-safe."""
+
+    def __init__(self, folder: SafeDir, state: SafeDir, digest: Digest, size: int) -> None:
+        self.folder = folder
+        self.digest = digest
+        self.size = size
+        self.name = ""
+        self._journal = Journal(state, journal_name(digest))
+        self._fd = -1
+        self._lock = threading.Lock()
+        self._left: list[int] = [min(UNIT_BYTES, size - at) for at in range(0, size, UNIT_BYTES)]
+        if not self._resume(state):
+            self._create()
+
+    @property
+    def have(self) -> list[Span]:
+        """The units that are written, as spans."""
+        return [
+            Span(index * UNIT_BYTES, min((index + 1) * UNIT_BYTES, self.size))
+            for index, left in enumerate(self._left)
+            if left == 0
+        ]
+
+    def prefix(self, at_least: int = 0) -> int:
+        """How many bytes from the front are written without a gap; scanning starts at `at_least`."""
+        index = at_least // UNIT_BYTES
+        while index < len(self._left) and self._left[index] == 0:
+            index += 1
+        return min(index * UNIT_BYTES, self.size)
+
+    def write(self, start: int, pieces: Sequence[bytes]) -> None:
+        """Write `pieces` at `start`, then journal the units that became whole.
+
+        The caller writes each byte once (the board leases ranges exclusively). Raises NoSpace, ReadOnlyStore.
+        """
+        position = start
+        with disk_errors(self.folder.path):
+            for group in (pieces[i : i + 512] for i in range(0, len(pieces), 512)):  # IOV_MAX is 1024
+                position = self._write_group(position, group)
+        crash_point("partial.written")
+        self._count(start, position)
+
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """Fill `buffer` from `start`; fewer bytes at the end of the file."""
+        return os.preadv(self._fd, [buffer], start)
+
+    def forget(self, span: Span) -> None:
+        """Count the units of `span` (unit-aligned, or up to the end) as missing again."""
+        with self._lock:
+            for index in range(span.start // UNIT_BYTES, -(-span.stop // UNIT_BYTES)):
+                self._left[index] = min(UNIT_BYTES, self.size - index * UNIT_BYTES)
+            self._rewrite_journal()
+
+    def sync(self, *, whole: bool = False) -> None:
+        """Make what is written durable, and say so in the journal; `whole` also the file's own record."""
+        with disk_errors(self.folder.path):
+            (os.fsync if whole else os.fdatasync)(self._fd)
+        with self._lock:
+            self._journal.barrier()
+
+    def check_present(self) -> None:
+        """Raise PartialVanished when the file is no longer where it was."""
+        there = self.folder.lstat(self.name)
+        if there is None or there.st_ino != os.fstat(self._fd).st_ino:
+            raise PartialVanished(self.name)
+
+    def close(self, *, discard: bool = False, published: bool = False) -> None:
+        """Close; `discard` deletes file and journal, `published` the journal alone."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._journal.close(remove=discard or published)
+        if discard:
+            self.folder.unlink(self.name)
+
+    def _write_group(self, position: int, pieces: Sequence[bytes]) -> int:
+        wanted = position + sum(map(len, pieces))
+        position += os.pwritev(self._fd, pieces, position)
+        if position < wanted:  # a short write: almost always a full disk, which the next one reports
+            rest = b"".join(pieces)
+            while position < wanted:
+                position += os.pwrite(self._fd, rest[len(rest) - (wanted - position) :], position)
+        return position
+
+    def _count(self, start: int, stop: int) -> None:
+        with self._lock:
+            for index in range(start // UNIT_BYTES, -(-stop // UNIT_BYTES)):
+                low, high = index * UNIT_BYTES, (index + 1) * UNIT_BYTES
+                self._left[index] -= min(stop, high) - max(start, low)
+                if self._left[index] == 0:
+                    self._journal.unit(index)
+        crash_point("partial.journaled")
+
+    def _resume(self, state: SafeDir) -> bool:
+        found = read_journal(state, journal_name(self.digest))
+        if found is None:
+            return False
+        header, units = found
+        there = self.folder.lstat(header.partial) if "/" not in header.partial else None
+        if (header.digest, header.size) != (self.digest.hex, self.size) or there is None:
+            return False
+        if (there.st_ino, there.st_size) != (header.inode, self.size):
+            return False
+        self.name = header.partial
+        self._fd = self.folder.open(self.name, os.O_RDWR)
+        for index in units:
+            if index < len(self._left):
+                self._left[index] = 0
+        self._journal.resume()
+        return True
+
+    def _create(self) -> None:
+        self.name = f"{self.digest.hex}.{secrets.token_hex(4)}.incomplete"
+        self._fd = self.folder.open(self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with disk_errors(self.folder.path):
+            os.ftruncate(self._fd, self.size)
+        crash_point("partial.created")
+        self._rewrite_journal()
+
+    def _rewrite_journal(self) -> None:
+        self._journal.close()
+        self._journal.create(new_header(self.digest, self.size, self.name, os.fstat(self._fd).st_ino))
+        for index, left in enumerate(self._left):
+            if left == 0:
+                self._journal.unit(index)
+
+
+def journaled_bytes(state: SafeDir, digest: Digest) -> int:
+    """How many bytes of a blob an earlier run has left here."""
+    found = read_journal(state, journal_name(digest))
+    if found is None:
+        return 0
+    header, units = found
+    return min(len(units) * UNIT_BYTES, header.size)

@@ -1,0 +1,99 @@
+"""`edgecdn fetch`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edgecdn.cli.output import human_bytes, human_seconds, print_json, tell
+from edgecdn.cli.progress import FetchProgress
+from edgecdn.client import fetch_async
+from edgecdn.errors import BadInput, EdgecdnError, Interrupted
+from edgecdn.events import Kind
+from edgecdn.fileset import FileSet
+from edgecdn.names import ModelRef, RepoType
+from edgecdn.pipeline import Fetched
+from edgecdn.settings import load_settings
+
+__all__ = ["fetch"]
+
+
+@click.command()
+@click.argument("model", metavar="MODEL[@REV]")
+@click.option(
+    "--type", "type_", type=click.Choice([t.value for t in RepoType]), help="What kind of repo (default: model)."
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not the files that match; may be repeated.")
+@click.option("--all-formats", is_flag=True, help="Also the same weights in other formats than safetensors.")
+@click.option("--local-dir", type=click.Path(path_type=Path), metavar="DIR", help="Also put the files in DIR.")
+@click.option("--from", "from_", metavar="KINDS", help="Only these sources: lan, mirror, origin (comma-separated).")
+@click.option("--hub", type=click.Choice(["modelscope"]), help="Take names and commits from there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--verbose", is_flag=True, help="Log what is done.")
+def fetch(
+    model: str,
+    type_: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    all_formats: bool,
+    local_dir: Path | None,
+    from_: str | None,
+    hub: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Bring a model or data set into the Hugging Face cache, every byte verified.
+
+    MODEL is a short name (qwen-7b), OWNER/NAME, datasets/OWNER/NAME or the URL of its page; @REV
+    picks a branch, tag or commit. Interrupted at any point, the same command goes on where it
+    stopped. The last line printed is the folder with the files.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR)
+    ref = ModelRef.parse(model, RepoType(type_) if type_ else None)
+    settings = load_settings()
+    wanted = FileSet(include, exclude, all_formats)
+    with FetchProgress(quiet=quiet or as_json) as progress:
+        work = fetch_async(
+            ref, wanted, settings, listener=progress, local_dir=local_dir, kinds=_kinds(from_), hub=hub or ""
+        )
+        try:
+            fetched = asyncio.run(work)
+        except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+            raise _interrupted(progress) from stop
+    if as_json:
+        print_json(asdict(fetched))
+        return
+    if not quiet:
+        tell(_summary(fetched))
+    click.echo(fetched.path)
+
+
+def _kinds(text: str | None) -> frozenset[Kind]:
+    if text is None:
+        return frozenset(Kind)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    allowed = {kind.value for kind in Kind if kind is not Kind.CACHE}
+    wrong = [name for name in names if name not in allowed]
+    if wrong or not names:
+        raise BadInput(f"--from takes lan, mirror and origin, not {', '.join(wrong) or 'nothing'}")
+    return frozenset({Kind.CACHE, *map(Kind, names)})
+
+
+def _summary(fetched: Fetched) -> str:
+    parts = [f"{human_bytes(count)} from {kind}" for kind, count in fetched.bytes_by_source.items() if count]
+    return (
+        f"{fetched.repo}: {fetched.files} files, {human_bytes(fetched.bytes_total)}, verified, "
+        f"in {human_seconds(fetched.seconds)} ({', '.join(parts) or 'nothing to move'})."
+    )
+
+
+def _interrupted(progress: FetchProgress) -> EdgecdnError:
+    received = sum(progress.received.values())
+    return Interrupted(f" {human_bytes(received)} that arrived in this run are kept." if received else "")

@@ -1,0 +1,241 @@
+"""The board: which source fetches which bytes next. Pure state and decisions; no I/O, no clock.
+
+Rules, in order:
+1. A byte range is leased to one request at a time, so no byte is fetched twice and progress adds up.
+2. Sources in order of cost: a dearer kind is asked for a file only while the cheaper kinds that offer it
+   together bring less than `ENOUGH_RATE`, or have brought nothing for `GRACE_S`.
+3. Lowest missing bytes first, so that verification can follow; up to two large files at once, so that
+   two cores can verify.
+4. With nothing free, an idle connection shares the tail of a slow one (`edgecdn.plan.split`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from random import Random
+
+from edgecdn.events import Kind
+from edgecdn.manifest import FileEntry
+from edgecdn.plan.backoff import backoff_s
+from edgecdn.plan.growth import Window
+from edgecdn.plan.split import choose_split
+from edgecdn.plan.state import Blob, Lease, SourceState
+from edgecdn.spans import SEGMENT_BYTES, UNIT_BYTES, Span, give_back
+
+__all__ = ["ENOUGH_RATE", "GRACE_S", "Board"]
+
+ENOUGH_RATE = 512_000
+"""Bytes per second from cheaper sources above which no dearer one is asked (design, section 5)."""
+
+GRACE_S = 5.0
+"""How long a cheaper source may bring nothing before a dearer one joins, seconds."""
+
+_SIDE_BY_SIDE = 2
+_MOST_OFFENCES = 3
+"""Wrong answers after which a source is dropped for the job."""
+
+_COST = {Kind.CACHE: 0, Kind.LAN: 1, Kind.MIRROR: 2, Kind.ORIGIN: 2}
+
+
+class Board:
+    """The state of one transfer. Times are seconds of one monotonic clock."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self.sources: dict[str, SourceState] = {}
+        self.blobs: set[Blob] = set()
+        self._free_bytes = 0
+
+    def add_source(self, name: str, kind: Kind, connections: int) -> SourceState:
+        """Let a source take part."""
+        source = SourceState(name, kind, Window(connections))
+        self.sources[name] = source
+        return source
+
+    def add_blob(self, entry: FileEntry, missing: Iterable[Span], offered_by: Collection[str]) -> Blob:
+        """Have the `missing` bytes of a file fetched from any of `offered_by`."""
+        blob = Blob(entry, sorted(missing))
+        self._free_bytes += sum(map(len, blob.free))
+        self.blobs.add(blob)
+        for name in offered_by:
+            self.offer(self.sources[name], blob)
+        return blob
+
+    def offer(self, source: SourceState, blob: Blob) -> None:
+        """A source turned out to have a file."""
+        source.offered.add(blob)
+        source.queue.append(blob)
+
+    def remove(self, blob: Blob) -> None:
+        """A file is done, or given up."""
+        self._free_bytes -= sum(map(len, blob.free))
+        blob.free.clear()
+        self.blobs.discard(blob)
+        for source in self.sources.values():
+            source.offered.discard(blob)
+            source.whole_only.discard(blob)
+
+    def restart(self, blob: Blob, missing: Iterable[Span], only: SourceState | None = None) -> None:
+        """Fetch bytes of a file anew, from one source alone when `only` is given."""
+        for span in missing:
+            self._give_back(blob, span)
+        if only is not None:
+            for source in self.sources.values():
+                if source is not only:
+                    source.offered.discard(blob)
+
+    def grant(self, now: float) -> Lease | None:
+        """The next request to make; None when every connection is busy or nothing is left to ask."""
+        usable = [s for s in self.sources.values() if s.usable(now)]
+        usable.sort(key=lambda s: (_COST[s.kind], -s.connection_rate(now)))
+        for source in usable:
+            blob = self._next_blob(source, now)
+            if blob is not None:
+                return self._lease(source, blob, now)
+        for source in usable:
+            lease = self._split(source, now)
+            if lease is not None:
+                return lease
+        return None
+
+    def received(self, lease: Lease, count: int, now: float) -> None:
+        """`count` more bytes of a request have come in."""
+        lease.position += count
+        lease.last_byte_at = now
+        source = lease.source
+        source.meter.add(count, now)
+        source.last_byte_at = now
+        source.failures = 0
+        lease.blob.givers[source.name] = lease.blob.givers.get(source.name, 0) + count
+
+    def end(self, lease: Lease, written_to: int) -> None:
+        """A request is over; what it did not bring (beyond `written_to`) is free again."""
+        lease.source.leases.discard(lease)
+        lease.blob.leases.discard(lease)
+        if lease.blob in self.blobs and written_to < lease.stop:
+            self._give_back(lease.blob, Span(written_to, lease.stop))
+
+    def broken(self, source: SourceState, now: float) -> None:
+        """It failed; back off unless bytes came since the last failure."""
+        if now >= source.blocked_until:
+            source.failures += 1
+        if source.last_byte_at < now - 1.0 or source.failures > 1:
+            source.blocked_until = now + backoff_s(source.failures, self._chance.random())
+
+    def busy(self, source: SourceState, told_s: float | None, now: float) -> None:
+        """It asked for a pause of `told_s` seconds (None: did not say how long)."""
+        if now >= source.blocked_until:
+            source.failures += 1
+            source.window.shrink(now)
+        wait = backoff_s(source.failures, self._chance.random(), told_s)
+        source.blocked_until = max(source.blocked_until, now + wait)
+
+    def misbehaved(self, source: SourceState, reason: str, now: float) -> bool:
+        """It answered something else than asked; True when that was once too often."""
+        source.offences += 1
+        source.blocked_until = now + backoff_s(source.offences, self._chance.random())
+        if source.offences >= _MOST_OFFENCES:
+            self.drop(source, reason)
+        return source.dropped is not None
+
+    def exclude(self, source: SourceState, blob: Blob) -> None:
+        """It does not have this file."""
+        source.offered.discard(blob)
+
+    def whole_only(self, source: SourceState, blob: Blob) -> None:
+        """It gives this file only from its first byte on."""
+        source.whole_only.add(blob)
+
+    def drop(self, source: SourceState, reason: str) -> None:
+        """Use it no more in this job."""
+        source.dropped = source.dropped or reason
+        source.offered.clear()
+        source.queue.clear()
+
+    def orphans(self) -> list[Blob]:
+        """Files with bytes missing that no source offers any more."""
+        return [b for b in self.blobs if b.free and not any(b in s.offered for s in self.sources.values())]
+
+    def review(self, now: float) -> None:
+        """Let every source's number of connections follow what it brings."""
+        for source in self.sources.values():
+            saturated = len(source.leases) >= source.window.size and self._free_bytes > 0
+            source.window.review(now, source.meter.rate(now), saturated=saturated)
+
+    def next_try_at(self, now: float) -> float | None:
+        """When the first source that waits may be asked again; None when none waits."""
+        waits = [
+            s.blocked_until for s in self.sources.values() if s.dropped is None and s.blocked_until > now and s.offered
+        ]
+        return min(waits, default=None)
+
+    def _next_blob(self, source: SourceState, now: float) -> Blob | None:
+        skipped: list[Blob] = []
+        candidates: list[Blob] = []
+        while source.queue and len(candidates) < _SIDE_BY_SIDE:
+            blob = source.queue.popleft()
+            if not blob.free or blob not in source.offered or blob in candidates:
+                continue
+            if self._may_take(source, blob, now):
+                candidates.append(blob)
+            else:
+                skipped.append(blob)
+                if len(skipped) > 8 * _SIDE_BY_SIDE:
+                    break
+        source.queue.extendleft(reversed(candidates + skipped))
+        return min(candidates, key=lambda b: len(b.leases), default=None)
+
+    def _may_take(self, source: SourceState, blob: Blob, now: float) -> bool:
+        if blob in source.whole_only and any(lease.source is source for lease in blob.leases):
+            return False
+        cheaper = [
+            s
+            for s in self.sources.values()
+            if _COST[s.kind] < _COST[source.kind] and s.dropped is None and blob in s.offered and now >= s.blocked_until
+        ]
+        if not cheaper:
+            return True
+        if sum(s.meter.rate(now) for s in cheaper) >= ENOUGH_RATE:
+            return False
+        return all(
+            s.first_asked_at is not None and now - max(s.first_asked_at, s.last_byte_at) > GRACE_S for s in cheaper
+        )
+
+    def _lease(self, source: SourceState, blob: Blob, now: float) -> Lease:
+        first = blob.free[0]
+        whole = blob in source.whole_only
+        length = len(first) if whole else min(len(first), self._segment_bytes())
+        if source.first_asked_at is None:
+            source.first_asked_at = now
+            source.window.start(now)
+        blob.free[0:1] = [Span(first.start + length, first.stop)] if length < len(first) else []
+        self._free_bytes -= length
+        return self._register(Lease(blob, source, first.start, first.start + length, now, whole=whole))
+
+    def _split(self, source: SourceState, now: float) -> Lease | None:
+        running = (lease for blob in self.blobs for lease in blob.leases)
+        found = choose_split(source, (v for v in running if self._may_take(source, v.blob, now)), now)
+        if found is None:
+            return None
+        victim, span = found
+        victim.stop = span.start
+        victim.revoked = victim.remaining <= 0
+        return self._register(Lease(victim.blob, source, span.start, span.stop, now))
+
+    def _register(self, lease: Lease) -> Lease:
+        lease.source.leases.add(lease)
+        lease.blob.leases.add(lease)
+        return lease
+
+    def _give_back(self, blob: Blob, span: Span) -> None:
+        give_back(blob.free, span)
+        self._free_bytes += len(span)
+        for source in self.sources.values():
+            if blob in source.offered and (not source.queue or source.queue[0] is not blob):
+                source.queue.appendleft(blob)
+
+    def _segment_bytes(self) -> int:
+        """Requests shrink at the end of the job, so that all connections end together."""
+        slots = sum(s.window.size for s in self.sources.values() if s.dropped is None) or 1
+        fair = self._free_bytes // (2 * slots)
+        return max(2 * UNIT_BYTES, min(SEGMENT_BYTES, -(-fair // UNIT_BYTES) * UNIT_BYTES))

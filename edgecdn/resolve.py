@@ -1,0 +1,233 @@
+"""From what the user typed to a manifest: name, repo, revision, commit, listing.
+
+The first hub that answers is believed. A commit is never asked for twice: a listing that is in the
+cache is used. When no hub answers, what this machine last saw under the name is used, and said so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from edgecdn.cache.scan import cached_repos
+from edgecdn.cache.store import RepoStore, open_repo
+from edgecdn.errors import (
+    AmbiguousName,
+    EdgecdnError,
+    RepoMissing,
+    RevisionMissing,
+    Unreachable,
+)
+from edgecdn.manifest import Manifest
+from edgecdn.names import CommitId, ModelRef, RepoId, RepoType, Revision
+from edgecdn.plan.backoff import backoff_s
+from edgecdn.settings import Settings
+from edgecdn.shortnames import lookup, nearest, shipped_names
+from edgecdn.sources.faults import Busy, SourceFault
+
+__all__ = ["Index", "Resolved", "Resolver"]
+
+_T = TypeVar("_T")
+_ROUNDS = 3
+"""How often all hubs are asked before the network is taken for down."""
+
+_LONGEST_WAIT_S = 60.0
+"""A pause a hub asks for is kept up to this long while resolving."""
+
+
+class Head(Protocol):
+    """What an index says of a revision."""
+
+    @property
+    def commit(self) -> CommitId: ...
+
+
+class Index(Protocol):
+    """A hub's metadata; implemented by `HubApi` and `ModelScopeApi`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def owns_refs(self) -> bool: ...
+    async def head(self, repo: RepoId, revision: Revision | None) -> Head: ...
+    async def manifest(self, repo: RepoId, commit: CommitId) -> Manifest: ...
+    async def search(self, text: str, repo_type: RepoType, limit: int = 10) -> list[str]: ...
+    async def revisions(self, repo: RepoId) -> list[str]: ...
+    async def commits(self, repo: RepoId, revision: Revision | None) -> list[CommitId]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A commit and all its files. `ref` is the branch or tag to move when the fetch is complete (None: none)."""
+
+    manifest: Manifest
+    revision: Revision
+    ref: Revision | None
+    page: str
+    notes: tuple[str, ...] = ()
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class Resolver:
+    """Resolves names. `hubs` in the user's order."""
+
+    settings: Settings
+    hubs: Sequence[Index]
+    notes: list[str] = field(default_factory=list)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def resolve(self, ref: ModelRef) -> Resolved:
+        """Find the commit and its listing.
+
+        Raises RepoMissing, RevisionMissing, AmbiguousName, AccessDenied, ManifestRefused, Unreachable.
+        """
+        repo = self._known_name(ref)
+        if repo is not None:
+            return await self._resolve_repo(repo, ref.revision)
+        literal = ref.repo()
+        try:
+            return await self._resolve_repo(literal, ref.revision)
+        except RepoMissing as missing:
+            if ref.is_full:
+                raise
+            found = await self._search(ref, missing)
+            return await self._resolve_repo(found, ref.revision)
+
+    def _known_name(self, ref: ModelRef) -> RepoId | None:
+        """1. Typed in full. 2. The user's or the shipped short names. 3. What is in the cache."""
+        if ref.is_full:
+            return ref.repo()
+        found = lookup(ref.name, ref.type, self.settings.aliases)
+        if found is not None:
+            return RepoId(*found)
+        key = ref.name.lower()
+        here = [
+            repo
+            for repo in cached_repos(self.settings.cache_dir)
+            if repo.name.lower().rpartition("/")[2] == key and ref.type in (None, repo.type)
+        ]
+        if len(here) > 1:
+            raise AmbiguousName(name=ref.name, candidates=", ".join(map(str, here)))
+        return here[0] if here else None
+
+    async def _search(self, ref: ModelRef, missing: RepoMissing) -> RepoId:
+        """4. The hub's search: one repo of just that name is taken, several are listed, else the nearest."""
+        repo_type = ref.type or RepoType.MODEL
+        found: list[str] = []
+        for hub in self.hubs:
+            found = await hub.search(ref.name, repo_type)
+            if found:
+                break
+        same = [name for name in found if name.lower().rpartition("/")[2] == ref.name.lower()]
+        if len(same) == 1:
+            self.notes.append(f"'{ref.name}' is {same[0]}, says the hub's search.")
+            return RepoId(repo_type, same[0])
+        if same:
+            raise AmbiguousName(name=ref.name, candidates=", ".join(same))
+        near = nearest(ref.name, [*shipped_names()[RepoType.MODEL], *self.settings.aliases, *found]) or found[:5]
+        raise _with_nearest(missing, near) from missing
+
+    async def _resolve_repo(self, repo: RepoId, revision: Revision | None) -> Resolved:
+        shown = revision or Revision("main")
+        store = self._open_store(repo)
+        try:
+            commit = revision.commit if revision else None
+            known = store.read_tree(commit) if store and commit else None
+            if known is not None:
+                return Resolved(known, shown, None, self._page(self.hubs[0], repo))
+            try:
+                return await self._ask_hubs(repo, revision, store)
+            except Unreachable:
+                last = self._last_seen(store, shown)
+                if last is None:
+                    raise
+                return last
+        finally:
+            if store is not None:
+                store.close()
+
+    async def _ask_hubs(self, repo: RepoId, revision: Revision | None, store: RepoStore | None) -> Resolved:
+        said: dict[str, str] = {}
+        for attempt in range(_ROUNDS):
+            told_s: float | None = None
+            for position, hub in enumerate(self.hubs):
+                try:
+                    return await self._ask_hub(hub, repo, revision, store, first=position == 0)
+                except SourceFault as fault:
+                    said[hub.name] = str(fault)
+                    if isinstance(fault, Busy) and fault.retry_after_s is not None:
+                        told_s = max(told_s or 0.0, fault.retry_after_s)
+            if attempt + 1 == _ROUNDS or (told_s or 0.0) > _LONGEST_WAIT_S:
+                break
+            await self.sleep(backoff_s(attempt + 1, random.random(), told_s))  # noqa: S311 - jitter, no secret
+        raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()))
+
+    async def _ask_hub(
+        self, hub: Index, repo: RepoId, revision: Revision | None, store: RepoStore | None, *, first: bool
+    ) -> Resolved:
+        try:
+            head = await hub.head(repo, revision)
+        except RevisionMissing as missing:
+            raise _with_nearest(missing, nearest(str(revision), await hub.revisions(repo))) from missing
+        except RepoMissing as missing:
+            near = nearest(repo.name, [*shipped_names().get(repo.type, {}).values(), *await _similar(hub, repo)])
+            raise _with_nearest(missing, near) from missing
+        ref = None if revision and revision.commit else revision or Revision("main")
+        stale = False
+        if ref is not None and store is not None:
+            if not hub.owns_refs:  # a branch of that name that came from another hub is not this one's to move
+                stale = store.read_ref(ref) not in (None, head.commit)
+            elif not first:
+                stale = await self._is_behind(hub, repo, ref, head.commit, store)
+        manifest = (store.read_tree(head.commit) if store else None) or await hub.manifest(repo, head.commit)
+        if stale:
+            self.notes.append(f"{hub.name} has another {ref} than the newer one seen here; {ref} here stays as it is.")
+        return Resolved(
+            manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo), stale=stale
+        )
+
+    async def _is_behind(self, hub: Index, repo: RepoId, ref: Revision, commit: CommitId, store: RepoStore) -> bool:
+        """Whether a stand-in for the first hub would turn a branch back: its history lacks our commit."""
+        ours = store.read_ref(ref)
+        if ours is None or ours == commit:
+            return False
+        try:
+            return ours not in await hub.commits(repo, ref)
+        except (SourceFault, EdgecdnError):
+            return True
+
+    def _last_seen(self, store: RepoStore | None, revision: Revision) -> Resolved | None:
+        commit = store.read_ref(revision) if store else None
+        manifest = store.read_tree(commit) if store and commit else None
+        if manifest is None:
+            return None
+        self.notes.append(
+            f"No hub answers; using the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})."
+        )
+        return Resolved(manifest, revision, None, "", stale=True)
+
+    def _open_store(self, repo: RepoId) -> RepoStore | None:
+        try:
+            return open_repo(self.settings.cache_dir, repo)
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _page(hub: Index, repo: RepoId) -> str:
+        return f"{hub.endpoint}/{repo.url_path}"
+
+
+async def _similar(hub: Index, repo: RepoId) -> list[str]:
+    return await hub.search(repo.name.rpartition("/")[2], repo.type)
+
+
+def _with_nearest(missing: EdgecdnError, names: Sequence[str]) -> EdgecdnError:
+    fields: Mapping[str, object] = missing.fields
+    told = f" Did you mean {', '.join(names)}?" if names else ""
+    return type(missing)(**{**fields, "nearest": told})  # type: ignore[arg-type]  # the same fields it was made with

@@ -1,0 +1,209 @@
+"""The settings: one table that feeds TOML, environment, `config show` and the docs.
+
+A field of `Settings` is one setting: its dotted name, its default, its unit, its help and the
+parser that turns text or a TOML value into its type. Order: environment over `config.toml` over
+the default. All mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edgecdn.errors import BadInput, SettingsInvalid
+from edgecdn.settings_values import (
+    aliases,
+    count,
+    duration_s,
+    endpoint,
+    endpoints,
+    folder,
+    folders,
+    modelscope,
+)
+
+__all__ = ["DEFAULT_ENDPOINT", "Setting", "Settings", "config_file", "home_dir", "load_settings", "settings_table"]
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_MODELSCOPE = "https://www.modelscope.cn"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. `default` is text as a user would type it; computed ones say so in `help`."""
+
+    name: str
+    unit: str
+    help: str
+    parse: Callable[[object], Any]
+    default: Callable[[Mapping[str, str]], object]
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable: `hub.endpoints` is EDGECDN_HUB_ENDPOINTS."""
+        return "EDGECDN_" + self.name.replace(".", "_").upper()
+
+
+def _setting(name: str, parse: Callable[[object], Any], default: object, unit: str, help_: str) -> Any:
+    computed = default if callable(default) else lambda _environ: default
+    return field(metadata={"setting": Setting(name, unit, help_, parse, computed)})
+
+
+def _default_endpoints(environ: Mapping[str, str]) -> object:
+    return environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+
+
+def _default_cache(environ: Mapping[str, str]) -> object:
+    if environ.get("HF_HUB_CACHE"):
+        return environ["HF_HUB_CACHE"]
+    hf_home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    return str(Path(hf_home, "hub"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, parsed. `sources` tells where each value came from: environment, file or default."""
+
+    hub_endpoints: tuple[str, ...] = _setting(
+        "hub.endpoints",
+        endpoints,
+        _default_endpoints,
+        "URLs",
+        "Hubs, in order: the first that answers is believed for names and commits; all give bytes. "
+        "Default: HF_ENDPOINT, else " + DEFAULT_ENDPOINT + ".",
+    )
+    hub_token_for: str = _setting(
+        "hub.token_for",
+        endpoint,
+        "",
+        "URL",
+        "The one hub the user's token (HF_TOKEN, `hf auth login`) is sent to. Default: huggingface.co "
+        "where it is among the endpoints, else the first endpoint unless it is a known public mirror.",
+    )
+    hub_modelscope: str = _setting(
+        "hub.modelscope",
+        modelscope,
+        "",
+        "URL, or off",
+        "ModelScope as a second source of the same bytes. Default: "
+        + DEFAULT_MODELSCOPE
+        + ", but off when hub.endpoints is set and this is not.",
+    )
+    cache_dir: Path = _setting(
+        "cache.dir",
+        folder,
+        _default_cache,
+        "folder",
+        "The Hugging Face cache that is the store. Default: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.",
+    )
+    local_folders: tuple[Path, ...] = _setting(
+        "local.folders",
+        folders,
+        (),
+        "folders",
+        "Folders (NFS too) with hub caches or plain model folders; files in them are adopted by hash.",
+    )
+    fetch_connections: int = _setting(
+        "fetch.connections",
+        count(1, 64),
+        16,
+        "connections",
+        "Most connections to one hub at a time; fewer are used when more bring nothing.",
+    )
+    fetch_patience_s: float = _setting(
+        "fetch.patience",
+        duration_s,
+        "60s",
+        "seconds",
+        "How long a fetch waits while no source gives a byte, before it gives up (and can be resumed).",
+    )
+    aliases: Mapping[str, str] = _setting(
+        "aliases", aliases, {}, "NAME=OWNER/REPO", "Your own short names; they win over the shipped ones."
+    )
+    origins: Mapping[str, str] = field(default_factory=dict)
+    home: Path = field(default_factory=Path)
+
+
+def settings_table() -> tuple[Setting, ...]:
+    """Every setting, in the order they are documented."""
+    return tuple(f.metadata["setting"] for f in _setting_fields())
+
+
+def home_dir(environ: Mapping[str, str]) -> Path:
+    """The folder of one agent: config, state, token. EDGECDN_HOME, else ~/.local/share/edgecdn."""
+    return Path(environ.get("EDGECDN_HOME") or "~/.local/share/edgecdn").expanduser().absolute()
+
+
+def config_file(home: Path) -> Path:
+    """Where the user's settings are kept."""
+    return home / "config.toml"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `config.toml` and the environment.
+
+    Raises SettingsInvalid with every mistake, one a line.
+    """
+    environ = os.environ if environ is None else environ
+    home = home_dir(environ)
+    problems: list[str] = []
+    in_file = _flatten(_read_toml(config_file(home), problems))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for f in _setting_fields():
+        setting: Setting = f.metadata["setting"]
+        raw, origin = _raw_value(setting, environ, in_file)
+        origins[setting.name] = origin
+        try:
+            values[f.name] = setting.parse(raw)
+        except BadInput as error:
+            where = setting.variable if origin == "environment" else setting.name
+            problems.append(f"{where}: {str(error).rstrip('.')}")
+    known = {s.name for s in settings_table()}
+    problems += [f"{name}: there is no such setting" for name in in_file if name not in known]
+    if problems:
+        raise SettingsInvalid("\n".join(["The settings are wrong:", *(f"  {p}." for p in problems)]))
+    if (
+        origins["hub.modelscope"] == "default"
+        and origins["hub.endpoints"] == "default"
+        and not environ.get("HF_ENDPOINT")
+    ):
+        values["hub_modelscope"] = DEFAULT_MODELSCOPE
+    return Settings(**values, origins=origins, home=home)
+
+
+def _setting_fields() -> tuple[Field[Any], ...]:
+    return tuple(f for f in fields(Settings) if "setting" in f.metadata)
+
+
+def _raw_value(setting: Setting, environ: Mapping[str, str], in_file: Mapping[str, object]) -> tuple[object, str]:
+    if setting.variable in environ:
+        return environ[setting.variable], "environment"
+    if setting.name in in_file:
+        return in_file[setting.name], "file"
+    return setting.default(environ), "default"
+
+
+def _read_toml(path: Path, problems: list[str]) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{path}: cannot be read: {error}")
+        return {}
+
+
+def _flatten(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name != "aliases":
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

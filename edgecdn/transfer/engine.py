@@ -1,0 +1,344 @@
+"""The engine: asks the board what to do, does it, tells the board what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from random import Random
+
+from edgecdn import errors
+from edgecdn.cache.partial import PartialFile, PartialVanished, SmallFile
+from edgecdn.cache.publish import publish_partial, publish_small
+from edgecdn.cache.safedir import SafeDir
+from edgecdn.cache.store import RepoStore
+from edgecdn.digest import Digest
+from edgecdn.events import (
+    BlobPublished,
+    BytesReceived,
+    Kind,
+    Listener,
+    Note,
+    SourceDropped,
+    Waiting,
+)
+from edgecdn.manifest import FileEntry, Manifest
+from edgecdn.plan.board import Board
+from edgecdn.plan.state import Blob, Lease
+from edgecdn.sources import Offer, Source
+from edgecdn.sources.faults import (
+    Busy,
+    Denied,
+    Misbehaved,
+    Missing,
+    NoRanges,
+    SourceFault,
+)
+from edgecdn.spans import UNIT_BYTES, Span
+from edgecdn.transfer.dispute import judge
+from edgecdn.transfer.incoming import Incoming, WorkThreads
+from edgecdn.transfer.outcome import most_telling, no_source_left
+from edgecdn.transfer.writer import LeaseWriter
+
+__all__ = ["Transfer"]
+
+_TICK_S = 0.2
+"""How often stalls, growth and waits are looked at when nothing else happens."""
+
+_ADMITTED = 48
+"""Files open at a time: enough for every connection to have a small one, few enough for file descriptors."""
+
+_FIRST_OFFERS_S = 3.0
+"""Sources cheaper than a hub may take this long to say what they have before hubs are asked."""
+
+_LONGEST_TOLD_S = 900.0
+"""A hub may ask for a pause of at most this; beyond, it is not waited for."""
+
+_SILENCE_S = 3.0
+"""Without a byte for this long, the user is told why."""
+
+
+class Transfer:
+    """Brings files of one commit into the store, verified. Use once."""
+
+    def __init__(
+        self,
+        store: RepoStore,
+        state: SafeDir,
+        sources: Sequence[Source],
+        listener: Listener,
+        *,
+        patience_s: float,
+        on_published: Callable[[FileEntry], None],
+        page: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        chance: Random | None = None,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._sources = {source.name: source for source in sources}
+        self._listener = listener
+        self._patience_s = patience_s
+        self._on_published = on_published
+        self._page = page
+        self._clock = clock
+        self._board = Board(chance or Random())
+        self._threads = WorkThreads.start()
+        self._offers: dict[str, Mapping[Digest, Offer]] = {}
+        self._incoming: dict[Blob, Incoming] = {}
+        self._faults: dict[Digest, dict[str, SourceFault]] = {}
+        self._liars: set[str] = set()
+        self._waiting: deque[FileEntry] = deque()
+        self._running: dict[Lease, asyncio.Task[None]] = {}
+        self._asking: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._left = 0
+        self._open = 0
+        self._progress_at = self._clock()
+        self._said_waiting = False
+
+    async def run(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
+        """Receive, verify and publish the blobs of `wanted` (one entry per digest).
+
+        Raises IntegrityFailure, AccessDenied, FileMissing, Unreachable, NoSpace, ReadOnlyStore. What
+        was received stays for the next run, also when cancelled.
+        """
+        self._waiting.extend(sorted(wanted, key=lambda e: (e.size > UNIT_BYTES, e.path)))
+        self._left = len(wanted)
+        for source in self._sources.values():
+            self._board.add_source(source.name, source.kind, source.connections)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._asking = [group.create_task(self._ask(s, manifest, wanted)) for s in self._sources.values()]
+                await self._first_offers()
+                await self._drive(group, manifest)
+                for task in self._asking:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise most_telling(failures) from failures
+        finally:
+            for incoming in self._incoming.values():
+                incoming.part.close()
+            self._threads.stop()
+
+    async def _drive(self, group: asyncio.TaskGroup, manifest: Manifest) -> None:
+        while self._left:
+            now = self._clock()
+            while self._waiting and self._open < _ADMITTED:
+                self._open += 1
+                group.create_task(self._bring(self._waiting.popleft()))
+            for lease, task in self._running.items():
+                if lease.revoked or lease.source.dropped:
+                    task.cancel()
+            while (granted := self._board.grant(now)) is not None:
+                self._running[granted] = group.create_task(self._serve(granted))
+            self._check_orphans(manifest)
+            self._check_patience(now)
+            self._board.review(now)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(_TICK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    # What sources offer
+
+    async def _ask(self, source: Source, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
+        try:
+            offers = await source.offer(manifest, wanted)
+        except SourceFault as fault:
+            self._drop(source.name, str(fault), quiet=source.kind is not Kind.ORIGIN)
+            return
+        self._offers[source.name] = offers
+        for blob, incoming in self._incoming.items():
+            if incoming.standing is None:
+                self._offer(source.name, blob)
+        self._wake.set()
+
+    async def _first_offers(self) -> None:
+        """Hubs answer at once; cheaper sources are waited for a little, dearer ones join when they answer."""
+        cheap = [
+            t for t, s in zip(self._asking, self._sources.values(), strict=True) if s.kind in (Kind.CACHE, Kind.LAN)
+        ]
+        if cheap:
+            await asyncio.wait(cheap, timeout=_FIRST_OFFERS_S)
+
+    def _offer(self, name: str, blob: Blob) -> None:
+        state = self._board.sources[name]
+        if blob.entry.digest in self._offers.get(name, ()) and state.dropped is None:
+            self._board.offer(state, blob)
+
+    # One file, from its first byte to its publication
+
+    async def _bring(self, entry: FileEntry) -> None:
+        published = False
+        while not published:
+            part = await self._threads.do(self._threads.write, lambda: self._open_part(entry))
+            incoming = Incoming(entry, part, self._threads)
+            blob = self._board.add_blob(entry, incoming.missing(), ())
+            self._incoming[blob] = incoming
+            for name in self._sources:
+                self._offer(name, blob)
+            self._wake.set()
+            published = await self._complete(blob, incoming)
+            self._board.remove(blob)
+            del self._incoming[blob]
+        self._open -= 1
+        self._left -= 1
+        self._wake.set()
+        self._on_published(entry)
+        self._listener(BlobPublished(str(entry.path), entry.size))
+
+    def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
+        if entry.size <= UNIT_BYTES:
+            return SmallFile(entry.digest, entry.size)
+        return PartialFile(self._store.blobs(create=True), self._state, entry.digest, entry.size)
+
+    async def _complete(self, blob: Blob, incoming: Incoming) -> bool:
+        """Wait for all bytes, verify, publish; False when the partial file vanished and all begins again."""
+        part = incoming.part
+        while not (await incoming.follow() or await incoming.verify_again()):
+            await self._dispute(blob, incoming)
+        for liar in await incoming.liars():
+            self._lied(liar, blob.entry)
+        try:
+            if isinstance(part, PartialFile):
+                await self._threads.do(self._threads.write, lambda: publish_partial(self._store, part))
+            else:
+                await self._threads.do(self._threads.write, lambda: publish_small(self._store, part))
+        except PartialVanished:
+            self._listener(
+                Note(f"The partial file of {blob.entry.path} was removed by another program; it starts again.")
+            )
+            part.close(discard=True)
+            return False
+        return True
+
+    async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
+        candidates = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
+        verdict = judge(blob.entry.size, incoming.givers, incoming.standing, candidates)
+        if verdict.liar is not None:
+            self._lied(verdict.liar, blob.entry)
+        if verdict.truth is None:
+            incoming.part.close(discard=True)
+            who = ", ".join(sorted(self._liars)) or "earlier downloads"
+            raise errors.IntegrityFailure(f"wrong bytes from {who}", path=blob.entry.path)
+        await incoming.suspect(verdict.again, verdict.truth)
+        truth = self._board.sources[verdict.truth]
+        self._offer(verdict.truth, blob)
+        self._board.restart(blob, verdict.again, only=truth)
+        self._wake.set()
+
+    def _trusted_first(self, entry: FileEntry) -> list[str]:
+        offering = [
+            n for n, offers in self._offers.items() if entry.digest in offers and not self._board.sources[n].dropped
+        ]
+        return sorted(offering, key=lambda name: (self._sources[name].kind is not Kind.ORIGIN, name))
+
+    def _lied(self, name: str, entry: FileEntry) -> None:
+        self._liars.add(name)
+        self._drop(name, f"gave wrong bytes for {entry.path}")
+
+    def _drop(self, name: str, reason: str, *, quiet: bool = False) -> None:
+        state = self._board.sources[name]
+        if state.dropped is None:
+            self._board.drop(state, reason)
+            if not quiet:
+                self._listener(SourceDropped(name, reason))
+
+    # One request
+
+    async def _serve(self, lease: Lease) -> None:
+        incoming = self._incoming[lease.blob]
+        writer = LeaseWriter(incoming, lease.start, lease.source.name, lambda count: self._landed(lease, count))
+        try:
+            await self._receive(lease, writer)
+        except asyncio.CancelledError:
+            if not lease.revoked and not lease.source.dropped:
+                raise
+            self._board.broken(lease.source, self._clock())
+        finally:
+            del self._running[lease]
+            self._board.end(lease, writer.written)
+            self._wake.set()
+
+    async def _receive(self, lease: Lease, writer: LeaseWriter) -> None:
+        source = self._sources[lease.source.name]
+        offer = self._offers[source.name][lease.blob.entry.digest]
+        try:
+            async with aclosing(source.read(offer, Span(lease.start, lease.stop))) as pieces:
+                async for piece in pieces:
+                    data = piece[: lease.stop - lease.position]
+                    self._board.received(lease, len(data), self._clock())
+                    await writer.add(data)
+                    if lease.position >= lease.stop:  # a split may have lowered it meanwhile
+                        break
+        except SourceFault as fault:
+            self._faulted(lease, fault)
+        finally:
+            await writer.flush()
+
+    def _landed(self, lease: Lease, count: int) -> None:
+        self._progress_at = max(self._progress_at, self._clock())
+        self._said_waiting = False
+        self._listener(BytesReceived(lease.source.name, lease.source.kind, count))
+
+    def _faulted(self, lease: Lease, fault: SourceFault) -> None:
+        source, blob, now = lease.source, lease.blob, self._clock()
+        self._faults.setdefault(blob.entry.digest, {})[source.name] = fault
+        match fault:
+            case Missing():
+                self._board.exclude(source, blob)
+            case Denied():
+                self._drop(source.name, f"refuses access ({fault})")
+            case Busy(retry_after_s=told) if told is not None and told > _LONGEST_TOLD_S:
+                self._drop(source.name, f"asks to be left alone for {told:.0f} s")
+            case Busy(retry_after_s=told):
+                self._board.busy(source, told, now)
+                self._progress_at = max(self._progress_at, now + (told or 0.0))
+            case NoRanges():
+                self._board.whole_only(source, blob)
+            case Misbehaved():
+                if self._board.misbehaved(source, str(fault), now):
+                    self._listener(SourceDropped(source.name, str(fault)))
+            case _:
+                self._board.broken(source, now)
+
+    # When nothing comes
+
+    def _check_orphans(self, manifest: Manifest) -> None:
+        for blob in self._board.orphans():
+            incoming = self._incoming[blob]
+            others = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
+            excluded = {n for n, f in self._faults.get(blob.entry.digest, {}).items() if isinstance(f, Missing)}
+            spare = [name for name in others if name not in excluded]
+            if incoming.standing is not None and spare:  # who stood for it cannot give it: the next one
+                incoming.standing = None
+                for name in spare:
+                    self._offer(name, blob)
+            elif all(task.done() for task in self._asking):
+                raise self._hopeless(manifest, blob)
+
+    def _hopeless(self, manifest: Manifest, blob: Blob) -> errors.EdgecdnError:
+        faults = self._faults.get(blob.entry.digest, {})
+        dropped = {n: s.dropped for n, s in self._board.sources.items() if s.dropped}
+        return no_source_left(manifest, blob.entry, faults, dropped, self._liars, self._page)
+
+    def _check_patience(self, now: float) -> None:
+        silent_s = now - self._progress_at
+        if silent_s > self._patience_s and not self._hashing():
+            faults = {f"{n} {f}" for by_name in self._faults.values() for n, f in by_name.items()}
+            said = "; ".join(sorted(faults)[:4]) or "no byte came"
+            raise errors.Unreachable(f"nothing came for {self._patience_s:.0f} s ({said})")
+        next_try = self._board.next_try_at(now)
+        if not self._said_waiting and next_try is not None and next_try - now > _SILENCE_S and not self._running:
+            self._said_waiting = True
+            names = ", ".join(n for n, s in self._board.sources.items() if s.blocked_until > now)
+            self._listener(Waiting(f"{names} asked for a pause or failed; next try in {next_try - now:.0f} s"))
+
+    def _hashing(self) -> bool:
+        """Whether all that is left is verification and publication, for which no source is to blame."""
+        return not self._waiting and all(blob.complete for blob in self._incoming)

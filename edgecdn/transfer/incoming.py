@@ -1,0 +1,143 @@
+"""One file on its way in: where its bytes are written, who gave them, and whether they are right."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from edgecdn.cache.partial import PartialFile, SmallFile
+from edgecdn.manifest import FileEntry
+from edgecdn.spans import UNIT_BYTES, Span, invert
+from edgecdn.verify import PrefixVerifier
+
+__all__ = ["EARLIER", "Incoming", "WorkThreads"]
+
+EARLIER = "an earlier run"
+"""Who gave the bytes that were there when this run began."""
+
+_STEP_BYTES = 16 << 20
+"""Hashing follows in steps of at least this, so that switching threads costs nothing."""
+
+_SYNC_BYTES = 128 << 20
+"""Written data is made durable this often, so that little is left to wait for at the end."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class WorkThreads:
+    """The threads of one job: hashing and disk writes never run on the event loop."""
+
+    write: ThreadPoolExecutor
+    hash: ThreadPoolExecutor
+
+    @classmethod
+    def start(cls) -> WorkThreads:
+        """As many hashing threads as cores; writing threads mostly wait."""
+        cores = os.cpu_count() or 2
+        return cls(
+            ThreadPoolExecutor(4 + cores, thread_name_prefix="edgecdn-write"),
+            ThreadPoolExecutor(cores, thread_name_prefix="edgecdn-hash"),
+        )
+
+    async def do(self, pool: Executor, work: Callable[[], _T]) -> _T:
+        """Run `work` in one of the pools."""
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    def stop(self) -> None:
+        """Wait for what runs; what was not begun is dropped."""
+        self.write.shutdown(cancel_futures=True)
+        self.hash.shutdown(cancel_futures=True)
+
+
+class Incoming:
+    """A file being received into `part`. `standing` is the source that stands for it in a dispute."""
+
+    def __init__(self, entry: FileEntry, part: PartialFile | SmallFile, threads: WorkThreads) -> None:
+        self.entry = entry
+        self.part = part
+        self.givers: dict[int, set[str]] = {s.start // UNIT_BYTES: {EARLIER} for s in part.have}
+        self.standing: str | None = None
+        self.stood: set[str] = set()
+        self._suspects: dict[int, tuple[bytes, set[str]]] = {}
+        self._threads = threads
+        self._verifier = self._new_verifier()
+        self._synced = 0
+        self._written = asyncio.Event()
+
+    def missing(self) -> list[Span]:
+        """The bytes still to be received."""
+        return invert(self.part.have, self.entry.size)
+
+    async def write(self, start: int, pieces: Sequence[bytes], source: str) -> None:
+        """Write what `source` gave; verification follows by itself."""
+        for unit in _units(Span(start, start + sum(map(len, pieces)))):
+            self.givers.setdefault(unit, set()).add(source)
+        await self._threads.do(self._threads.write, lambda: self.part.write(start, pieces))
+        self._written.set()
+
+    async def follow(self) -> bool:
+        """Hash from the front as data arrives, until all of it did; True when the digest is right."""
+        while self._verifier.position < self.entry.size:
+            prefix = self.part.prefix(self._verifier.position)
+            if prefix < self.entry.size and prefix - self._verifier.position < _STEP_BYTES:
+                self._written.clear()
+                await self._written.wait()  # set by `write`; its end is the engine's patience
+            else:
+                await self._advance(prefix)
+        return self._verifier.matches
+
+    async def verify_again(self) -> bool:
+        """A second opinion before anyone is blamed: flush everything, hash from the start."""
+        await self._threads.do(self._threads.write, self.part.sync)
+        self._verifier = self._new_verifier()
+        await self._advance(self.entry.size)
+        return self._verifier.matches
+
+    async def suspect(self, spans: Sequence[Span], standing: str) -> None:
+        """Count `spans` as missing again; `standing` will give them. What they were is remembered as hashes."""
+        for span in spans:
+            for unit in _units(span):
+                unit_hash = await self._threads.do(self._threads.hash, partial(self._unit_hash, unit))
+                self._suspects.setdefault(unit, (unit_hash, self.givers.get(unit, set())))
+                self.givers[unit] = set()
+            await self._threads.do(self._threads.write, partial(self.part.forget, span))
+        self.standing = standing
+        self.stood.add(standing)
+        self._verifier = self._new_verifier()
+
+    async def liars(self) -> set[str]:
+        """Who gave bytes that turned out different, now that the whole is right."""
+        found: set[str] = set()
+        for unit, (before, givers) in self._suspects.items():
+            if await self._threads.do(self._threads.hash, partial(self._unit_hash, unit)) != before:
+                found |= givers
+        return found - {EARLIER, self.standing or ""}
+
+    async def _advance(self, to: int) -> None:
+        verifier = self._verifier
+        hashing = self._threads.do(self._threads.hash, lambda: verifier.advance(to))
+        if to - self._synced >= _SYNC_BYTES:
+            self._synced = to
+            await asyncio.gather(hashing, self._threads.do(self._threads.write, self.part.sync))
+        else:
+            await hashing
+
+    def _unit_hash(self, unit: int) -> bytes:
+        start = unit * UNIT_BYTES
+        view = memoryview(bytearray(min(UNIT_BYTES, self.entry.size - start)))
+        self.part.read_into(view, start)
+        return hashlib.sha256(view).digest()
+
+    def _new_verifier(self) -> PrefixVerifier:
+        return PrefixVerifier(self.entry.digest, self.entry.size, self.part.read_into)
+
+
+def _units(span: Span) -> range:
+    return range(span.start // UNIT_BYTES, -(-span.stop // UNIT_BYTES))

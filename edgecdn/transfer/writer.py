@@ -1,0 +1,60 @@
+"""Writing one request's bytes behind its receiving: one unit is written while the next comes in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edgecdn.spans import UNIT_BYTES
+from edgecdn.transfer.incoming import Incoming
+
+__all__ = ["LeaseWriter"]
+
+
+class LeaseWriter:
+    """Collects pieces from `start` on and writes them unit by unit, in order.
+
+    `written` is up to where everything is in the file. `landed` is called with each count of bytes.
+    """
+
+    def __init__(self, incoming: Incoming, start: int, source: str, landed: Callable[[int], None]) -> None:
+        self.written = start
+        self._incoming = incoming
+        self._source = source
+        self._landed = landed
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+        self._under_way: asyncio.Future[int] | None = None
+
+    async def add(self, piece: bytes) -> None:
+        """Take a piece; waits only while the unit before it is still being written."""
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        if self._bytes >= UNIT_BYTES:
+            await self._settle()
+            self._begin()
+
+    async def flush(self) -> None:
+        """Write all that was taken. Runs to its end also when the request was cancelled."""
+        await self._settle()
+        if self._pieces:
+            self._begin()
+            await self._settle()
+
+    def _begin(self) -> None:
+        pieces, count, start = self._pieces, self._bytes, self.written
+        self._pieces, self._bytes = [], 0
+
+        async def write() -> int:
+            await self._incoming.write(start, pieces, self._source)
+            return count
+
+        self._under_way = asyncio.ensure_future(write())
+
+    async def _settle(self) -> None:
+        if self._under_way is not None:
+            # Shielded: a thread that writes cannot be stopped, and what it wrote must be counted.
+            count = await asyncio.shield(self._under_way)
+            self._under_way = None
+            self.written += count
+            self._landed(count)

@@ -1,0 +1,58 @@
+"""Verification: hash what was written, reading it back from the file. Blocking; called in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from edgecdn.digest import Digest
+
+__all__ = ["PrefixVerifier", "hash_fd", "hash_matches"]
+
+_READ_BYTES = 1 << 20
+"""Read at a time: large enough that hashing, which frees the interpreter, takes nearly all the time."""
+
+Reader = Callable[[memoryview, int], int]
+"""Fills a buffer from an offset and returns how many bytes it put there."""
+
+
+class PrefixVerifier:
+    """Hashes a file from the front as it becomes whole, so that little remains at the end."""
+
+    def __init__(self, digest: Digest, size: int, read_into: Reader) -> None:
+        self.digest = digest
+        self.size = size
+        self.position = 0
+        self._read_into = read_into
+        self._hasher = digest.hasher(size)
+        self._buffer = memoryview(bytearray(min(_READ_BYTES, max(size, 1))))
+
+    def advance(self, to: int) -> None:
+        """Hash up to byte `to`, which must have been written."""
+        while self.position < to:
+            view = self._buffer[: min(len(self._buffer), to - self.position)]
+            count = self._read_into(view, self.position)
+            if count <= 0:
+                raise OSError("the file is shorter than what was written to it")
+            self._hasher.update(view[:count])
+            self.position += count
+
+    @property
+    def matches(self) -> bool:
+        """Whether the whole file was hashed and is what it should be."""
+        return self.position == self.size and self._hasher.hexdigest() == self.digest.hex
+
+
+def hash_fd(fd: int, digest: Digest, size: int) -> bool:
+    """Whether an open file of `size` bytes has this digest; stops early at no point, reads each byte once."""
+    verifier = PrefixVerifier(digest, size, lambda view, start: os.preadv(fd, [view], start))
+    try:
+        verifier.advance(size)
+    except OSError:
+        return False
+    return verifier.matches
+
+
+def hash_matches(data: bytes, digest: Digest) -> bool:
+    """Whether `data` has this digest."""
+    return Digest.of(digest.kind, data) == digest

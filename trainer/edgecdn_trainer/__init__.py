@@ -1,0 +1,1 @@
+"""Fine-tuning from the lab's copies. To come."""

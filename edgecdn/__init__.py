@@ -6,15 +6,17 @@ Importing this package loads nothing heavy; its names are loaded when they are u
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from edgecdn.version import VERSION as __version__
+from edgecdn.version import VERSION
 
 if TYPE_CHECKING:
     from edgecdn.client import fetch, fetch_async
     from edgecdn.errors import EdgecdnError
     from edgecdn.pipeline import Fetched
 
+__version__ = VERSION
 __all__ = ["EdgecdnError", "Fetched", "__version__", "fetch", "fetch_async"]
 
 _HOMES = {
@@ -28,6 +30,4 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'edgecdn' has no attribute {name!r}")
-    import importlib
-
     return getattr(importlib.import_module(_HOMES[name]), name)

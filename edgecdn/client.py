@@ -13,7 +13,7 @@ from edgecdn.events import Event, Kind, Listener
 from edgecdn.fileset import FileSet
 from edgecdn.names import ModelRef, RepoType
 from edgecdn.pipeline import Fetched, Pipeline
-from edgecdn.resolve import Index, Resolved, Resolver
+from edgecdn.resolve import Index, Resolver
 from edgecdn.settings import Settings, load_settings
 from edgecdn.sources import Source
 from edgecdn.sources.folder import FolderSource
@@ -21,6 +21,7 @@ from edgecdn.sources.http import ByteClient, Credentials
 from edgecdn.sources.hub import HubSource
 from edgecdn.sources.hub_api import HubApi, user_token
 from edgecdn.sources.modelscope import ModelScopeApi, ModelScopeSource
+from edgecdn.sources.xet import XetSource
 from edgecdn.token_owner import token_owner
 
 __all__ = ["credentials", "fetch", "fetch_async", "hub_indexes"]
@@ -71,11 +72,13 @@ async def fetch_async(
         raise BadInput("ModelScope is off in the settings; `edgecdn config set hub.modelscope URL` switches it on")
     hubs: list[Index] = [ModelScopeApi(modelscope, byte_client)] if hub == "modelscope" else hub_indexes(settings, own)
 
-    def make_sources(resolved: Resolved) -> list[Source]:
+    def make_sources() -> list[Source]:
         made: list[Source] = [FolderSource(path) for path in settings.local_folders]
         for position, endpoint in enumerate(settings.hub_endpoints if hub != "modelscope" else ()):
             kind = Kind.ORIGIN if position == 0 else Kind.MIRROR
             made.append(HubSource(endpoint, kind, byte_client, connections=settings.fetch_connections))
+        if hub != "modelscope":
+            made.append(XetSource(settings.hub_endpoints[0], Kind.ORIGIN, byte_client))
         if modelscope:
             kind = Kind.ORIGIN if hub == "modelscope" else Kind.MIRROR
             made.append(ModelScopeSource(modelscope, kind, byte_client, connections=settings.fetch_connections))

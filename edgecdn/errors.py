@@ -156,7 +156,10 @@ class NoSpace(EdgecdnError, OSError):
     """The disk cannot take what is asked for."""
 
     template = "Not enough space in {where}: {detail}."
-    hint = "Free some (`edgecdn gc`, `edgecdn ls`), or use another disk (`edgecdn config set cache.dir DIR`), then run the same command again."
+    hint = (
+        "Free some (`edgecdn gc`, `edgecdn ls`), or use another disk (`edgecdn config set cache.dir DIR`), "
+        "then run the same command again."
+    )
     exit_code = 7
 
 

@@ -63,7 +63,7 @@ class Pipeline:
 
     settings: Settings
     resolver: Resolver
-    sources: Callable[[Resolved], Sequence[Source]]
+    sources: Callable[[], Sequence[Source]]
     catalog: Catalog
     listener: Listener
     _received: Counter[Kind] = field(default_factory=Counter)
@@ -75,10 +75,13 @@ class Pipeline:
         for note in self.resolver.notes:
             self._tell(Note(note))
         entries = select_or_fail(resolved, wanted)
+        if local_dir is not None:  # before the first byte, what `place` would refuse after the last
+            problems = await asyncio.to_thread(placing_problems, local_dir, entries)
+            if problems:
+                raise errors.BadInput(problems)
         path = await self._complete(resolved, entries)
         if local_dir is not None:
-            await asyncio.to_thread(place, path, local_dir, resolved.manifest, entries)
-            path = local_dir.absolute()
+            path = await asyncio.to_thread(place, path, local_dir, resolved.manifest, entries)
         total = sum(entry.size for entry in entries)
         counts = {kind.value: self._received[kind] for kind in Kind}
         counts[Kind.CACHE.value] = max(0, total - sum(self._received[k] for k in Kind if k is not Kind.CACHE))
@@ -94,12 +97,6 @@ class Pipeline:
             bytes_by_source=counts,
             seconds=round(time.monotonic() - started, 3),
         )
-
-    async def check_local_dir(self, local_dir: Path, resolved: Resolved, entries: Sequence[FileEntry]) -> None:
-        """Refuse before the first byte what `place` would refuse after the last."""
-        problems = await asyncio.to_thread(placing_problems, local_dir, resolved.manifest, entries)
-        if problems:
-            raise errors.BadInput(problems)
 
     async def _complete(self, resolved: Resolved, entries: tuple[FileEntry, ...]) -> Path:
         repo, commit = resolved.manifest.repo, resolved.manifest.commit
@@ -182,7 +179,7 @@ class Pipeline:
             path = store.path / "blobs" / entry.digest.hex
             self.catalog.set_verified(path, entry.digest, path.stat(), brought=True)
 
-        sources = self.sources(resolved)
+        sources = self.sources()
         transfer = Transfer(
             store,
             state,
@@ -202,11 +199,8 @@ class Pipeline:
         with quarantine_dir(self.settings.home) as aside:
             moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside)
             for name in moved:
-                self._tell(
-                    Note(
-                        f"A file stood where the snapshot's {name.rpartition('.')[0]} belongs; it is kept as {aside.path / name}."
-                    )
-                )
+                text = f"A file stood where the snapshot's {name.rpartition('.')[0]} belongs"
+                self._tell(Note(f"{text}; it is kept as {aside.path / name}."))
 
     async def _take(self, lock: FileLock) -> None:
         told = False
@@ -226,8 +220,9 @@ def select_or_fail(resolved: Resolved, wanted: FileSet) -> tuple[FileEntry, ...]
     """The entries the user wants; raises NothingMatched with the nearest names when there are none."""
     entries = select(resolved.manifest, wanted)
     if not entries and (resolved.manifest.files or wanted.include):
-        near = [n for pattern in wanted.include for n in nearest(pattern, resolved.manifest.by_path)]
-        told = f" Did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+        paths = list(resolved.manifest.by_path)
+        near = [n for pattern in wanted.include for n in nearest(pattern, paths)]
+        told = f" Did you mean {', '.join(dict.fromkeys(near))}?" if near else f" It has {', '.join(paths[:5])} ..."
         patterns = ", ".join(wanted.include) or "what was asked for"
         raise errors.NothingMatched(name=resolved.manifest.repo, patterns=patterns, nearest=told)
     return entries

@@ -27,10 +27,10 @@ class RepoPath:
 
     @classmethod
     def parse(cls, text: str) -> RepoPath:
-        """Parse `a/b/c.json`.
+        r"""Parse `a/b/c.json`.
 
         Raises BadInput for an empty, absolute or over-long path, for `.`, `..` and empty
-        components (also percent-encoded ones), for control characters, `\\`, `;`, and for text
+        components (also percent-encoded ones), for control characters, `\`, `;`, and for text
         that is not encodable as UTF-8.
         """
         try:

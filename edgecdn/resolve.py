@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from edgecdn.cache.scan import cached_repos
 from edgecdn.cache.store import RepoStore, open_repo
@@ -30,7 +30,9 @@ from edgecdn.sources.faults import Busy, SourceFault
 
 __all__ = ["Index", "Resolved", "Resolver"]
 
-_T = TypeVar("_T")
+_LISTED = 5
+"""Most names listed in a message."""
+
 _ROUNDS = 3
 """How often all hubs are asked before the network is taken for down."""
 
@@ -121,7 +123,7 @@ class Resolver:
         repo_type = ref.type or RepoType.MODEL
         found: list[str] = []
         for hub in self.hubs:
-            found = await hub.search(ref.name, repo_type)
+            found = await _similar(hub, ref.repo())
             if found:
                 break
         same = [name for name in found if name.lower().rpartition("/")[2] == ref.name.lower()]
@@ -130,7 +132,7 @@ class Resolver:
             return RepoId(repo_type, same[0])
         if same:
             raise AmbiguousName(name=ref.name, candidates=", ".join(same))
-        near = nearest(ref.name, [*shipped_names()[RepoType.MODEL], *self.settings.aliases, *found]) or found[:5]
+        near = nearest(ref.name, [*shipped_names()[RepoType.MODEL], *self.settings.aliases, *found]) or found[:_LISTED]
         raise _with_nearest(missing, near) from missing
 
     async def _resolve_repo(self, repo: RepoId, revision: Revision | None) -> Resolved:
@@ -165,7 +167,7 @@ class Resolver:
                         told_s = max(told_s or 0.0, fault.retry_after_s)
             if attempt + 1 == _ROUNDS or (told_s or 0.0) > _LONGEST_WAIT_S:
                 break
-            await self.sleep(backoff_s(attempt + 1, random.random(), told_s))  # noqa: S311 - jitter, no secret
+            await self.sleep(backoff_s(attempt + 1, random.random(), told_s))
         raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()))
 
     async def _ask_hub(
@@ -174,7 +176,8 @@ class Resolver:
         try:
             head = await hub.head(repo, revision)
         except RevisionMissing as missing:
-            raise _with_nearest(missing, nearest(str(revision), await hub.revisions(repo))) from missing
+            existing = await hub.revisions(repo)
+            raise _with_nearest(missing, nearest(str(revision), existing) or existing[:_LISTED]) from missing
         except RepoMissing as missing:
             near = nearest(repo.name, [*shipped_names().get(repo.type, {}).values(), *await _similar(hub, repo)])
             raise _with_nearest(missing, near) from missing
@@ -224,7 +227,10 @@ class Resolver:
 
 
 async def _similar(hub: Index, repo: RepoId) -> list[str]:
-    return await hub.search(repo.name.rpartition("/")[2], repo.type)
+    """What the hub finds for the name, and, hubs' search being literal, for its first half."""
+    base = repo.name.rpartition("/")[2]
+    found = await asyncio.gather(*(hub.search(text, repo.type) for text in (base, base[: max(3, len(base) // 2)])))
+    return [name for names in found for name in names]
 
 
 def _with_nearest(missing: EdgecdnError, names: Sequence[str]) -> EdgecdnError:

@@ -98,7 +98,8 @@ class Settings:
         folder,
         _default_cache,
         "folder",
-        "The Hugging Face cache that is the store. Default: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.",
+        "The Hugging Face cache that is the store. "
+        "Default: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.",
     )
     local_folders: tuple[Path, ...] = _setting(
         "local.folders",

@@ -1,0 +1,1 @@
+"""The Hugging Face cache: read, written and published into, and what edgecdn remembers of it."""

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS verified (
     mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS brought (path TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_REMEMBERED = "SELECT size, mtime_ns, inode FROM verified WHERE path = ?"
 _BUSY_S = 10.0
 _T = TypeVar("_T")
 
@@ -45,20 +46,26 @@ class Catalog:
         return bool(row == (digest.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino))
 
     def set_verified(self, path: Path, digest: Digest, seen: os.stat_result, *, brought: bool = False) -> None:
-        """Remember that this file was hashed and has this digest; `brought`: edgecdn put it there."""
+        """Remember that this file was hashed and has this digest; `brought`: edgecdn put it there.
+
+        A file that is not the one remembered came from somebody else: it no longer counts as brought.
+        """
         row = (str(path), digest.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino)
 
         def write(db: sqlite3.Connection) -> None:
+            if not brought and db.execute(_REMEMBERED, (row[0],)).fetchone() != row[2:]:
+                db.execute("DELETE FROM brought WHERE path = ?", (str(path),))
             db.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?, ?)", row)
             if brought:
                 db.execute("INSERT OR IGNORE INTO brought VALUES (?)", (str(path),))
 
         self._run(write, None)
 
-    def was_brought(self, path: Path) -> bool:
-        """Whether edgecdn put it there; False when not known."""
-        sql = "SELECT 1 FROM brought WHERE path = ?"
-        return self._run(lambda db: db.execute(sql, (str(path),)).fetchone() is not None, otherwise=False)
+    def was_brought(self, path: Path, seen: os.stat_result) -> bool:
+        """Whether edgecdn put this very file (`seen` is its lstat) there; False when not known."""
+        sql = f"{_REMEMBERED} AND path IN (SELECT path FROM brought)"
+        row = self._run(lambda db: db.execute(sql, (str(path),)).fetchone(), None)
+        return bool(row == (seen.st_size, seen.st_mtime_ns, seen.st_ino))
 
     def forget(self, path: Path) -> None:
         """It is gone, or no longer what it was."""

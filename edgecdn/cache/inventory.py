@@ -22,7 +22,7 @@ __all__ = ["Inventory", "check_blob", "quarantine_dir", "set_aside", "take_inven
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """`here`: verified; `missing`: to be fetched, one entry per digest; `rotten`: was there and wrong, now in quarantine."""
+    """`here`: verified; `missing`: to be fetched; `rotten`: was there, wrong, set aside. One entry a digest."""
 
     here: tuple[FileEntry, ...]
     missing: tuple[FileEntry, ...]

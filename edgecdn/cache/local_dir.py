@@ -30,7 +30,7 @@ _METADATA = (".cache", "huggingface", "download")
 _NAMED = 5
 
 
-def placing_problems(target: Path, manifest: Manifest, entries: Sequence[FileEntry]) -> str:
+def placing_problems(target: Path, entries: Sequence[FileEntry]) -> str:
     """Why `entries` cannot be placed in `target` without touching something of the user's; empty when they can."""
     if not target.exists():
         return ""
@@ -39,12 +39,18 @@ def placing_problems(target: Path, manifest: Manifest, entries: Sequence[FileEnt
     if not changed:
         return ""
     named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
-    return f"In {target} these files are not as any download left them, and are not overwritten: {named}; move them away or choose another folder"
+    return (
+        f"In {target} these files are not as any download left them, and are not overwritten: {named}; "
+        "move them away or choose another folder"
+    )
 
 
-def place(snapshot: Path, target: Path, manifest: Manifest, entries: Sequence[FileEntry]) -> None:
-    """Put `entries` of a complete snapshot into `target`. Raises BadInput (user's own files), NoSpace, ReadOnlyStore."""
-    problem = placing_problems(target, manifest, entries)
+def place(snapshot: Path, target: Path, manifest: Manifest, entries: Sequence[FileEntry]) -> Path:
+    """Put `entries` of a complete snapshot into `target`; returns its absolute path.
+
+    Raises BadInput (the user's own files are in the way), NoSpace, ReadOnlyStore.
+    """
+    problem = placing_problems(target, entries)
     if problem:
         raise BadInput(problem)
     with SafeDir.at(target, create=True) as base:
@@ -56,6 +62,7 @@ def place(snapshot: Path, target: Path, manifest: Manifest, entries: Sequence[Fi
                 raise NoSpace(f"{needed} bytes are needed and {free} are free", where=target)
         for entry in entries:
             _write_metadata(base, manifest, entry)
+    return target.absolute()
 
 
 def _state(base: SafeDir, entry: FileEntry) -> str:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -92,10 +92,8 @@ class SafeDir:
                 is_link = stat.S_ISLNK(os.stat(part, dir_fd=fd, follow_symlinks=False).st_mode)
                 what = "a symbolic link" if is_link else "something that is no folder"
                 raise CacheRefused(f"{what} stands where a folder of the cache belongs", where=path) from error
-            try:
+            with suppress(FileExistsError):
                 os.mkdir(part, dir_fd=fd)
-            except FileExistsError:
-                pass
             return os.open(part, _FOLDER, dir_fd=fd)
 
     def open(self, name: str, flags: int, mode: int = 0o644) -> int:
@@ -112,7 +110,7 @@ class SafeDir:
 
     def names(self) -> list[str]:
         """What is in it, sorted."""
-        return sorted(os.listdir(self.fd))
+        return sorted(os.listdir(self.fd))  # noqa: PTH208 - an open folder has no Path
 
     def readlink(self, name: str) -> str | None:
         """Where a link points, as written; None when the entry is no link."""

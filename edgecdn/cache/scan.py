@@ -26,7 +26,7 @@ class BlobOnDisk:
 
 @dataclass(frozen=True, slots=True)
 class CommitOnDisk:
-    """A snapshot: its files (path in the repo to digest, None for a file that is no link), and the refs that name it."""
+    """A snapshot: its files (path in the repo to digest, None for one that is no link) and the refs that name it."""
 
     commit: CommitId
     files: dict[str, Digest | None]

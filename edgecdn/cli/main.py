@@ -63,7 +63,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="edgecdn")
 def main() -> None:
-    """Model files for a lab: fetched once, verified always, shared by everyone.
+    r"""Model files for a lab: fetched once, verified always, shared by everyone.
 
     \b
     edgecdn fetch qwen-7b                     a well-known short name
@@ -75,7 +75,7 @@ def main() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors are printed to stderr: what, then what to do."""
     try:
-        main.main(args=None if arguments is None else list(arguments), prog_name="edgecdn", standalone_mode=False)
+        result = main.main(args=None if arguments is None else list(arguments), prog_name="edgecdn", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return result if isinstance(result, int) else 0  # what `ctx.exit(CODE)` said
 
 
 def _say(error: EdgecdnError) -> int:

@@ -45,9 +45,8 @@ def check_body(status: int, headers: Mapping[str, str], span: Span, size: int, *
             or (int(match[1]), int(match[2]) + 1) != (span.start, span.stop)
             or match[3] not in ("*", str(size))
         ):
-            raise Misbehaved(
-                f"answered with the range '{content_range[:60]}' where {span.start}-{span.stop - 1}/{size} was asked for"
-            )
+            wanted = f"{span.start}-{span.stop - 1}/{size}"
+            raise Misbehaved(f"answered with the range '{content_range[:60]}' where {wanted} was asked for")
         if length is not None and length != str(len(span)):
             raise Misbehaved(f"announced {length[:20]} bytes for a range of {len(span)}")
         return 0
@@ -100,8 +99,10 @@ def refuse_status(status: int, headers: Mapping[str, str], now: datetime) -> Non
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds a server asks us to wait: `Retry-After` (seconds or a date, RFC 9110 10.2.3), else an
-    exhausted `RateLimit` (`"api";r=0;t=55`, IETF draft-ietf-httpapi-ratelimit-headers). None: not said.
+    """Seconds a server asks us to wait; None when it does not say.
+
+    `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), else an exhausted `RateLimit`, such as
+    `"api";r=0;t=55` (IETF draft-ietf-httpapi-ratelimit-headers).
     """
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():

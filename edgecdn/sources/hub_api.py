@@ -172,7 +172,7 @@ class HubApi:
             if len(collected) > MAX_FILES:
                 raise errors.ManifestRefused("it has too many files", name=repo, where=self.name)
 
-    def _translate(self, error: Exception, repo: RepoId, revision: Revision | None) -> Exception:
+    def _translate(self, error: Exception, repo: RepoId, revision: Revision | None) -> Exception:  # noqa: PLR0911 - a table
         """A client's exception as ours; see the table in `docs/protocol.md`."""
         if isinstance(error, GatedRepoError):
             page = f"{self.endpoint}/{repo.url_path}"

@@ -233,12 +233,20 @@ class Transfer:
         self._wake.set()
 
     def _trusted_first(self, entry: FileEntry) -> list[str]:
+        lacking = {n for n, fault in self._faults.get(entry.digest, {}).items() if isinstance(fault, Missing)}
         offering = [
-            n for n, offers in self._offers.items() if entry.digest in offers and not self._board.sources[n].dropped
+            name
+            for name, offers in self._offers.items()
+            if entry.digest in offers and name not in lacking and not self._board.sources[name].dropped
         ]
         return sorted(offering, key=lambda name: (self._sources[name].kind is not Kind.ORIGIN, name))
 
     def _lied(self, name: str, entry: FileEntry) -> None:
+        if self._sources[name].kind is Kind.CACHE:  # a folder's file of the same name and size: stale, no lie
+            fault = Missing(f"has other bytes for {entry.path}")
+            self._faults.setdefault(entry.digest, {})[name] = fault
+            self._listener(Note(f"{name} {fault}; they are not used."))
+            return
         self._liars.add(name)
         self._drop(name, f"gave wrong bytes for {entry.path}")
 
@@ -312,9 +320,7 @@ class Transfer:
     def _check_orphans(self, manifest: Manifest) -> None:
         for blob in self._board.orphans():
             incoming = self._incoming[blob]
-            others = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
-            excluded = {n for n, f in self._faults.get(blob.entry.digest, {}).items() if isinstance(f, Missing)}
-            spare = [name for name in others if name not in excluded]
+            spare = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
             if incoming.standing is not None and spare:  # who stood for it cannot give it: the next one
                 incoming.standing = None
                 for name in spare:

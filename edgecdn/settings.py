@@ -26,7 +26,18 @@ from edgecdn.settings_values import (
     modelscope,
 )
 
-__all__ = ["DEFAULT_ENDPOINT", "Setting", "Settings", "config_file", "home_dir", "load_settings", "settings_table"]
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "Reading",
+    "Setting",
+    "Settings",
+    "config_file",
+    "home_dir",
+    "load_settings",
+    "read_settings",
+    "refuse_problems",
+    "settings_table",
+]
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_MODELSCOPE = "https://www.modelscope.cn"
@@ -41,6 +52,11 @@ class Setting:
     help: str
     parse: Callable[[object], Any]
     default: Callable[[Mapping[str, str]], object]
+
+    @property
+    def field(self) -> str:
+        """Its name in `Settings`: `hub.endpoints` is hub_endpoints."""
+        return next(f.name for f in _setting_fields() if f.metadata["setting"].name == self.name)
 
     @property
     def variable(self) -> str:
@@ -144,11 +160,34 @@ def config_file(home: Path) -> Path:
     return home / "config.toml"
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found: values by field name (those that are right), where each setting came from, all mistakes."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+    problems: tuple[str, ...]
+    home: Path
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read `config.toml` and the environment.
 
     Raises SettingsInvalid with every mistake, one a line.
     """
+    reading = read_settings(environ)
+    refuse_problems(reading)
+    return Settings(**reading.values, origins=reading.origins, home=reading.home)
+
+
+def refuse_problems(reading: Reading) -> None:
+    """Raise SettingsInvalid with every mistake, if there is one."""
+    if reading.problems:
+        raise SettingsInvalid("\n".join(["The settings are wrong:", *(f"  {p}." for p in reading.problems)]))
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Reading:
+    """Read `config.toml` and the environment, and collect what is wrong."""
     environ = os.environ if environ is None else environ
     home = home_dir(environ)
     problems: list[str] = []
@@ -166,15 +205,13 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
             problems.append(f"{where}: {str(error).rstrip('.')}")
     known = {s.name for s in settings_table()}
     problems += [f"{name}: there is no such setting" for name in in_file if name not in known]
-    if problems:
-        raise SettingsInvalid("\n".join(["The settings are wrong:", *(f"  {p}." for p in problems)]))
     if (
         origins["hub.modelscope"] == "default"
         and origins["hub.endpoints"] == "default"
         and not environ.get("HF_ENDPOINT")
     ):
         values["hub_modelscope"] = DEFAULT_MODELSCOPE
-    return Settings(**values, origins=origins, home=home)
+    return Reading(values, origins, tuple(problems), home)
 
 
 def _setting_fields() -> tuple[Field[Any], ...]:

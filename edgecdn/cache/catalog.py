@@ -63,7 +63,10 @@ class Catalog:
 
     def was_brought(self, path: Path, seen: os.stat_result) -> bool:
         """Whether edgecdn put this very file (`seen` is its lstat) there; False when not known."""
-        sql = f"{_REMEMBERED} AND path IN (SELECT path FROM brought)"
+        sql = (
+            "SELECT size, mtime_ns, inode FROM verified WHERE path = ? AND EXISTS "
+            "(SELECT 1 FROM brought WHERE brought.path = verified.path)"
+        )
         row = self._run(lambda db: db.execute(sql, (str(path),)).fetchone(), None)
         return bool(row == (seen.st_size, seen.st_mtime_ns, seen.st_ino))
 

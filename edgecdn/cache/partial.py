@@ -166,6 +166,7 @@ class PartialFile:
             for index in range(start // UNIT_BYTES, -(-stop // UNIT_BYTES)):
                 low, high = index * UNIT_BYTES, (index + 1) * UNIT_BYTES
                 self._left[index] -= min(stop, high) - max(start, low)
+                assert self._left[index] >= 0, "bytes were leased twice"
                 if self._left[index] == 0:
                     self._journal.unit(index)
         crash_point("partial.journaled")

@@ -75,7 +75,9 @@ def main() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors are printed to stderr: what, then what to do."""
     try:
-        result = main.main(args=None if arguments is None else list(arguments), prog_name="edgecdn", standalone_mode=False)
+        result = main.main(
+            args=None if arguments is None else list(arguments), prog_name="edgecdn", standalone_mode=False
+        )
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:

@@ -129,9 +129,7 @@ class Transfer:
             while self._waiting and self._open < _ADMITTED:
                 self._open += 1
                 group.create_task(self._bring(self._waiting.popleft()))
-            for lease, task in self._running.items():
-                if lease.revoked or lease.source.dropped:
-                    task.cancel()
+            self._cancel_lost()
             while (granted := self._board.grant(now)) is not None:
                 self._running[granted] = group.create_task(self._serve(granted))
             self._check_orphans(manifest)
@@ -143,6 +141,12 @@ class Transfer:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _cancel_lost(self) -> None:
+        """End requests whose bytes others give now, or whose source is used no more; each is told once."""
+        for lease, task in self._running.items():
+            if (lease.revoked or lease.source.dropped) and not task.cancelling():
+                task.cancel()
 
     # What sources offer
 

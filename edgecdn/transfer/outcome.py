@@ -24,7 +24,7 @@ def no_source_left(
     `faults` is the last one of each source for this file, `dropped` why sources were dropped for the
     job, `liars` those of them that gave wrong bytes, `page` the repo's page on its hub.
     """
-    said = "; ".join(f"{name} {why}" for name, why in sorted({**dropped, **faults}.items())) or "nobody offers it"
+    said = "; ".join(f"{name} {why}" for name, why in sorted({**faults, **dropped}.items())) or "nobody offers it"
     denied = [fault for fault in faults.values() if isinstance(fault, Denied)]
     if liars:
         return errors.IntegrityFailure(said, path=f"{manifest.repo}/{entry.path}")

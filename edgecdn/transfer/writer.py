@@ -35,11 +35,13 @@ class LeaseWriter:
             self._begin()
 
     async def flush(self) -> None:
-        """Write all that was taken. Runs to its end also when the request was cancelled."""
-        await self._settle()
-        if self._pieces:
-            self._begin()
+        """Write all that was taken. Runs to its end also when cancelled meanwhile; then raises CancelledError."""
+        try:
             await self._settle()
+        finally:
+            if self._pieces and self._under_way is None:
+                self._begin()
+                await self._settle()
 
     def _begin(self) -> None:
         pieces, count, start = self._pieces, self._bytes, self.written
@@ -52,9 +54,22 @@ class LeaseWriter:
         self._under_way = asyncio.ensure_future(write())
 
     async def _settle(self) -> None:
-        if self._under_way is not None:
-            # Shielded: a thread that writes cannot be stopped, and what it wrote must be counted.
-            count = await asyncio.shield(self._under_way)
-            self._under_way = None
+        """Wait for the write under way and count it, also when cancelled meanwhile, however often.
+
+        A thread that writes cannot be stopped: what it writes and is not counted would be fetched twice.
+        """
+        cancelled = False
+        while self._under_way is not None:
+            try:
+                await asyncio.wait([self._under_way])
+            except asyncio.CancelledError:
+                cancelled = True
+                continue
+            under_way, self._under_way = self._under_way, None
+            if under_way.exception() is not None:
+                self._pieces.clear()  # what follows a hole must not move into it
+            count = under_way.result()
             self.written += count
             self._landed(count)
+        if cancelled:
+            raise asyncio.CancelledError

@@ -1,0 +1,1 @@
+"""Benchmarks: edgecdn beside what a user would run instead, in one run, as ratios."""

@@ -1,0 +1,114 @@
+"""The checks of `edgecdn doctor`: facts are gathered here, judged in `edgecdn.diagnosis`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from yarl import URL
+
+from edgecdn import diagnosis
+from edgecdn.cache.catalog import Catalog
+from edgecdn.cache.health import oddities
+from edgecdn.diagnosis import Check, Heard, State
+from edgecdn.probe import DEFAULT_REPO
+from edgecdn.settings import Settings
+from edgecdn.sources.faults import SourceFault
+from edgecdn.sources.http import ByteClient
+from edgecdn.sources.hub_api import user_token
+from edgecdn.token_owner import token_owner
+
+__all__ = ["check_up"]
+
+_ANSWER_S = 8.0
+"""A hub that has not answered a small question in this time would not serve a fetch either."""
+
+
+def check_up(settings: Settings) -> Iterator[Check]:
+    """Every check, in the order they are shown; each is made when it is asked for."""
+    for what, folder in (("cache.dir", settings.cache_dir), ("home", settings.home)):
+        yield from _disk(what, folder)
+    heard = asyncio.run(_hear_all(settings))
+    yield from diagnosis.endpoints(heard, offline=os.environ.get("HF_HUB_OFFLINE", ""))
+    yield diagnosis.clock(heard[0] if heard else None)
+    yield diagnosis.token(
+        present=user_token() is not None, owner=token_owner(settings.hub_endpoints, settings.hub_token_for)
+    )
+    yield from diagnosis.cache(list(oddities(settings.cache_dir)))
+    yield _catalog(settings.home)
+    yield _versions()
+
+
+def _disk(what: str, folder: Path) -> Iterator[Check]:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    usage = shutil.disk_usage(there)
+    seen = os.statvfs(there)
+    yield diagnosis.space(what, folder, usage.free, usage.total)
+    yield diagnosis.inodes(what, folder, seen.f_favail, seen.f_files)
+    yield diagnosis.writable(what, folder, is_folder=there.is_dir(), may_write=os.access(there, os.W_OK | os.X_OK))
+
+
+async def _hear_all(settings: Settings) -> list[Heard]:
+    client = ByteClient()
+    hub = f"/api/models/{DEFAULT_REPO.name}"
+    asked = [(endpoint, URL(endpoint + hub)) for endpoint in settings.hub_endpoints]
+    if settings.hub_modelscope:
+        asked.append((settings.hub_modelscope, URL(f"{settings.hub_modelscope}/api/v1/models/{DEFAULT_REPO.name}")))
+    try:
+        return await asyncio.gather(*(_hear(client, endpoint, url) for endpoint, url in asked))
+    finally:
+        await client.close()
+
+
+async def _hear(client: ByteClient, endpoint: str, url: URL) -> Heard:
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(_ANSWER_S), client.get(url, {}) as (response, _):
+            is_hub = response.content_type == "application/json" or "X-Error-Code" in response.headers
+            latency_ms = (time.monotonic() - started) * 1000
+            offset_s = _offset_s(response.headers.get("Date", ""))
+            return Heard(endpoint, "", response.status, is_hub, latency_ms, offset_s)
+    except TimeoutError:
+        return Heard(endpoint, f"does not answer within {_ANSWER_S:.0f} s")
+    except SourceFault as fault:
+        return Heard(endpoint, str(fault))
+
+
+def _offset_s(date: str) -> float | None:
+    """How far this machine's clock is ahead of a Date header, seconds."""
+    try:
+        said = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    said = said if said.tzinfo else said.replace(tzinfo=UTC)
+    return (datetime.now(tz=UTC) - said).total_seconds()
+
+
+def _catalog(home: Path) -> Check:
+    catalog = Catalog(home)
+    if not catalog.path.exists():
+        return Check("catalog", State.OK, "not begun yet")
+    said = catalog.check()
+    catalog.close()
+    return diagnosis.catalog(said, rebuilt=catalog.rebuilt)
+
+
+def _versions() -> Check:
+    names = ("edgecdn", "huggingface_hub", "hf_xet", "aiohttp")
+    found = {dist: _version(dist) for dist in names}
+    return diagnosis.versions(platform.python_version(), found)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

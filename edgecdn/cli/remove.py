@@ -1,0 +1,127 @@
+"""`edgecdn rm` and `edgecdn gc`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from edgecdn.cache.catalog import Catalog
+from edgecdn.cli.output import human_bytes, json_option, print_json, tell
+from edgecdn.errors import BadInput
+from edgecdn.housekeeping import Cleaned, RemovedRepo, Skipped, clean_repos, clean_strays, remove_repo
+from edgecdn.local_names import find_cached
+from edgecdn.names import ModelRef
+from edgecdn.settings import load_settings
+from edgecdn.settings_values import duration_s
+
+__all__ = ["gc", "rm"]
+
+
+@click.command()
+@click.argument("model", metavar="MODEL[@REV]")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def rm(model: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove what edgecdn brought of a repo, or of one commit of it.
+
+    Files that a user or another tool downloaded stay, and so does what another commit still needs.
+    """
+    settings = load_settings()
+    ref = ModelRef.parse(model)
+    repo = find_cached(ref, settings)
+    catalog = Catalog(settings.home)
+    planned = remove_repo(settings, catalog, repo, ref.revision, dry_run=True)
+    if not dry_run and not yes and (planned.plan.links or planned.size):
+        _ask(f"Remove {_what(planned)}?")
+    done = planned if dry_run else remove_repo(settings, catalog, repo, ref.revision, dry_run=False)
+    catalog.close()
+    if as_json:
+        print_json(_removed_row(done, dry_run=dry_run))
+    else:
+        click.echo(f"{'Would remove' if dry_run else 'Removed'} {_what(done)}.")
+    if done.plan.kept:
+        tell(
+            f"{len(done.plan.kept)} files ({human_bytes(sum(b.size for b in done.plan.kept))}) are kept: another tool "
+            "downloaded them, or another commit needs them. `hf cache rm` removes those too."
+        )
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and why.")
+@click.option("--older-than", default="7d", show_default=True, metavar="AGE", help="Leave alone what is younger.")
+@json_option
+def gc(dry_run: bool, older_than: str, as_json: bool) -> None:
+    """Remove leftovers of edgecdn: abandoned partial files, journals without one, blobs nobody links.
+
+    Never what other clients left, nor anything of a fetch that runs, nor blobs of pinned repos.
+    """
+    settings = load_settings()
+    age_s = duration_s(older_than)
+    catalog = Catalog(settings.home)
+    rows: list[dict[str, Any]] = []
+    for outcome in clean_repos(settings, catalog, age_s, dry_run=dry_run):
+        if isinstance(outcome, Skipped):
+            tell(f"{outcome.repo} is left alone: {outcome.reason}.")
+        else:
+            rows += _leftover_rows(outcome)
+    strays = clean_strays(settings, age_s, dry_run=dry_run)
+    rows += [
+        {"repo": None, "what": "journal", "name": path.name, "bytes": 0, "why": "its repo is gone"} for path in strays
+    ]
+    catalog.close()
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['what']}  {row['repo'] or '-'}  {row['name']}  {human_bytes(row['bytes'])}  {row['why']}")
+    total = human_bytes(sum(row["bytes"] for row in rows))
+    tell(f"{'Would free' if dry_run else 'Freed'} {total} in {len(rows)} leftovers.")
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise BadInput("Nobody can be asked here whether to remove it", hint="Add --yes, or look first with --dry-run.")
+    click.confirm(question, abort=True, err=True)
+
+
+def _what(done: RemovedRepo) -> str:
+    commits = len(done.plan.emptied)
+    partial = f", and {len(done.leftovers.journals)} partial files" if done.leftovers.journals else ""
+    return f"{len(done.plan.blobs)} files ({human_bytes(done.size)}) of {done.repo}, {commits} whole commits{partial}"
+
+
+def _removed_row(done: RemovedRepo, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "repo": done.repo.name,
+        "type": done.repo.type.value,
+        "commits": [commit.hex for commit in done.plan.emptied],
+        "removed": [blob.digest.hex for blob in done.plan.blobs],
+        "removed_bytes": done.size,
+        "kept_files": len(done.plan.kept),
+        "kept_bytes": sum(blob.size for blob in done.plan.kept),
+        "dry_run": dry_run,
+    }
+
+
+def _leftover_rows(cleaned: Cleaned) -> list[dict[str, Any]]:
+    repo = str(cleaned.repo)
+    journals = [
+        {"repo": repo, "what": "partial", "name": j.partial, "bytes": j.size, "why": "abandoned"}
+        if j.partial
+        else {"repo": repo, "what": "journal", "name": j.name, "bytes": 0, "why": "its partial file is gone"}
+        for j in cleaned.leftovers.journals
+    ]
+    blobs = [
+        {
+            "repo": repo,
+            "what": "blob",
+            "name": b.digest.hex,
+            "bytes": b.size,
+            "why": "brought by edgecdn, nothing links it",
+        }
+        for b in cleaned.leftovers.blobs
+    ]
+    return journals + blobs

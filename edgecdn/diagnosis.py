@@ -119,13 +119,15 @@ def endpoints(heard: Sequence[Heard], *, offline: str) -> Iterator[Check]:
     answering = [h for h in heard if not h.fault and h.is_hub]
     for one in heard:
         if one in answering:
-            yield Check("hub", State.OK, f"{one.endpoint} answers in {one.latency_ms:.0f} ms")
+            yield Check(f"hub {one.endpoint}", State.OK, f"answers in {one.latency_ms:.0f} ms")
             continue
-        detail = f"{one.endpoint} {one.fault or f'answers HTTP {one.status}, but not as a hub (a login page?)'}"
+        detail = one.fault or f"answers HTTP {one.status}, but not as a hub (a login page?)"
         remedy = (
             "Check the network, proxy and login page, or name another hub: `edgecdn config set hub.endpoints URL ...`."
         )
-        yield Check("hub", State.WARN if answering else State.FAIL, detail, remedy, Unreachable.exit_code)
+        yield Check(
+            f"hub {one.endpoint}", State.WARN if answering else State.FAIL, detail, remedy, Unreachable.exit_code
+        )
 
 
 def clock(first: Heard | None) -> Check:
@@ -172,7 +174,7 @@ def cache(found: Sequence[Oddity]) -> Iterator[Check]:
         named = ", ".join(oddity.where for oddity in same[:_NAMED]) + (", ..." if count > _NAMED else "")
         size = sum(oddity.size for oddity in same)
         weight = f", {size / 1e6:.1f} MB" if size else ""
-        yield Check("cache", state, f"{count} {meaning}{weight}: {named}", remedy, CacheRefused.exit_code)
+        yield Check(f"cache {kind}", state, f"{count} {meaning}{weight}: {named}", remedy, CacheRefused.exit_code)
 
 
 def catalog(said: str, *, rebuilt: bool) -> Check:

@@ -198,9 +198,8 @@ class Pipeline:
     def _publish(self, resolved: Resolved, store: RepoStore, entries: Sequence[FileEntry]) -> None:
         with quarantine_dir(self.settings.home) as aside:
             moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside)
-            for name in moved:
-                text = f"A file stood where the snapshot's {name.rpartition('.')[0]} belongs"
-                self._tell(Note(f"{text}; it is kept as {aside.path / name}."))
+            for kept in moved:
+                self._tell(Note(f"A file stood where the snapshot's {kept.stem} belongs; it is kept as {kept}."))
 
     async def _take(self, lock: FileLock) -> None:
         told = False

@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.inventory import check_blob, set_aside
 from edgecdn.cache.scan import BlobOnDisk, RepoOnDisk
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.client import fetch_async
+from edgecdn.digest import Digest
 from edgecdn.errors import CacheRefused, EdgecdnError
 from edgecdn.events import Listener
 from edgecdn.fileset import FileSet
@@ -22,18 +24,22 @@ from edgecdn.names import CommitId, ModelRef, RepoId, Revision
 from edgecdn.pipeline import partials_dir
 from edgecdn.settings import Settings
 
-__all__ = ["Checked", "blobs_to_check", "check_again", "commits_to_refetch", "refetch_all"]
+__all__ = ["Checked", "blobs_to_check", "check_again", "commits_to_refetch", "missing_blobs", "refetch_all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One blob after it was hashed. `quarantined`: where a wrong one is now; None when it could not be moved."""
+    """One blob after it was hashed. `quarantined`: where a wrong one is now; None when it could not be moved.
+
+    `missing`: a commit links it and it is not here (it rotted before, or somebody removed it).
+    """
 
     repo: RepoId
     blob: BlobOnDisk
     paths: tuple[str, ...]
     ok: bool
     quarantined: str | None = None
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,22 @@ def check_again(
                 continue  # it went away meanwhile
             aside = None if right else _set_aside(settings, store, catalog, blob)
             yield Checked(repo, blob, paths, ok=bool(right), quarantined=aside)
+
+
+def missing_blobs(found: RepoOnDisk, commits: Sequence[CommitId]) -> list[Checked]:
+    """What `commits` link and is not here."""
+    here = {blob.digest for blob in found.blobs}
+    paths: dict[Digest, list[str]] = {}
+    for commit in found.commits:
+        for path, digest in commit.files.items() if commit.commit in commits else ():
+            if digest is not None and digest not in here:
+                paths.setdefault(digest, []).append(path)
+    return [
+        Checked(
+            found.repo, BlobOnDisk(digest, 0, Path(digest.hex)), tuple(dict.fromkeys(named)), ok=False, missing=True
+        )
+        for digest, named in paths.items()
+    ]
 
 
 def commits_to_refetch(found: RepoOnDisk, rotten: Sequence[Checked]) -> list[Refetch]:

@@ -27,8 +27,8 @@ def find_setting(name: str) -> Setting:
     found = known.get(_ALIASES if head == _ALIASES and alias else name)
     if found is None:
         near = nearest(name, known)
-        told = f"; did you mean {' or '.join(near[:2])}?" if near else ""
-        raise BadInput(f"There is no setting '{name}'{told}".rstrip("?"), hint="`edgecdn config show` lists all.")
+        told = f" (did you mean {' or '.join(near[:2])}?)" if near else ""
+        raise BadInput(f"There is no setting '{name}'{told}", hint="`edgecdn config show` lists all.")
     return found
 
 

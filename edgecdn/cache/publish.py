@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgecdn.cache.locks import client_lock
 from edgecdn.cache.partial import PartialFile, SmallFile
@@ -63,11 +64,11 @@ def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile) -> None:
 
 def publish_snapshot(
     store: RepoStore, manifest: Manifest, entries: Sequence[FileEntry], revision: Revision | None, aside: SafeDir
-) -> list[str]:
+) -> list[Path]:
     """Make a commit's files visible: all blobs of `entries` are there and verified.
 
-    `revision` is the branch or tag to move (None: none). Returns the names of files of the user's
-    that stood in the way and are now in `aside`.
+    `revision` is the branch or tag to move (None: none). Returns where files of the user's that
+    stood in the way are now: in `aside`, or in the repo's folder when that is another disk.
     """
     with store.blobs(create=True) as blobs:
         blobs.sync()
@@ -75,7 +76,7 @@ def publish_snapshot(
     if store.read_tree(manifest.commit) != manifest_without_xet(manifest):
         store.write_tree(manifest)
     crash_point("publish.6")
-    moved = [name for entry in entries if (name := store.link(manifest.commit, entry, aside)) is not None]
+    moved = [kept for entry in entries if (kept := store.link(manifest.commit, entry, aside)) is not None]
     store.sync_snapshot(manifest.commit, tuple(entries))
     crash_point("publish.7")
     if revision is not None and store.read_ref(revision) != manifest.commit:

@@ -58,8 +58,7 @@ class Removal:
 
 def brought_blobs(catalog: Catalog, blobs: Iterable[BlobOnDisk]) -> frozenset[Digest]:
     """Which blobs edgecdn put there itself, and nobody replaced since."""
-    found = ((blob.digest, blob.path, blob.path.lstat()) for blob in blobs)
-    return frozenset(d for d, path, seen in found if stat.S_ISREG(seen.st_mode) and catalog.was_brought(path, seen))
+    return frozenset(blob.digest for blob in blobs if _was_brought(catalog, blob.path))
 
 
 def read_links(store: RepoStore) -> list[Link]:
@@ -126,6 +125,14 @@ def remove_blobs(store: RepoStore, catalog: Catalog, blobs: Iterable[BlobOnDisk]
             if seen is not None and stat.S_ISREG(seen.st_mode) and catalog.was_brought(blob.path, seen):
                 folder.unlink(blob.digest.hex)
                 catalog.forget(blob.path)
+
+
+def _was_brought(catalog: Catalog, path: Path) -> bool:
+    try:
+        seen = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(seen.st_mode) and catalog.was_brought(path, seen)
 
 
 def _link(path: Path, base: Path) -> Link:

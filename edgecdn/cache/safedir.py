@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from edgecdn.crash import crash_point
 from edgecdn.errors import CacheRefused, NoSpace, ReadOnlyStore
 
 __all__ = ["SafeDir", "disk_errors"]
@@ -145,19 +146,25 @@ class SafeDir:
             return False
         return True
 
-    def write_whole(self, name: str, data: bytes, *, sync: bool = True) -> None:
-        """Write a small file completely, then rename it into place."""
+    def write_whole(self, name: str, data: bytes, *, sync: bool = True, begun_in: SafeDir | None = None) -> None:
+        """Write a small file completely, then rename it into place.
+
+        `begun_in`: where the temporary is made, for folders of which every file is read by others.
+        """
+        begun = begun_in or self
         temporary = f"{name[:200]}.{os.getpid():x}-{os.urandom(4).hex()}.tmp"
-        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = begun.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with disk_errors(self.path / name), os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
-            self.rename(temporary, name)
+            if begun_in is not None:
+                crash_point("publish.8")
+            begun.rename(temporary, name, to=self)
         except BaseException:
-            self.unlink(temporary)
+            begun.unlink(temporary)
             raise
 
     def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -112,11 +113,11 @@ class RepoStore:
         except FileNotFoundError:
             return False
 
-    def link(self, commit: CommitId, entry: FileEntry, aside: SafeDir | None = None) -> str | None:
+    def link(self, commit: CommitId, entry: FileEntry, aside: SafeDir | None = None) -> Path | None:
         """Make the snapshot lead to this file's blob.
 
         What else stands under that name is never overwritten: it is moved to `aside` (or, without
-        one, refused); returns the name it has there.
+        one, refused); returns where it is now.
         """
         with self.folder.sub("snapshots", commit.hex, *entry.path.parents, create=True) as folder:
             name, target = entry.path.name, _link_target(entry)
@@ -128,7 +129,7 @@ class RepoStore:
                 if stat.S_ISLNK(there.st_mode):
                     folder.unlink(name)  # a stale link of the cache; what it pointed to stays
                 elif aside is not None:
-                    moved = _move_aside(folder, name, aside)
+                    moved = self._move_aside(folder, name, aside)
                 else:
                     raise CacheRefused("a file stands where a link into the cache belongs", where=folder.path / name)
             folder.symlink(target, name)
@@ -158,7 +159,7 @@ class RepoStore:
         """Let a branch or tag name a commit: exactly 40 characters, no newline (readers do not strip)."""
         *parents, name = revision.text.split("/")
         with self.folder.sub("refs", *parents, create=True) as refs:
-            refs.write_whole(name, commit.hex.encode())
+            refs.write_whole(name, commit.hex.encode(), begun_in=self.folder)
             refs.sync()
 
     def refs(self) -> dict[str, CommitId]:
@@ -201,12 +202,18 @@ class RepoStore:
                 return None
             return file.read(most_bytes)
 
+    def _move_aside(self, folder: SafeDir, name: str, aside: SafeDir) -> Path:
+        kept = f"{name[:180]}.{os.urandom(4).hex()}"
+        try:
+            folder.rename(name, kept, to=aside)
+            return aside.path / kept
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        with self.folder.sub("set-aside", create=True) as beside:  # the cache is another disk: where no client looks
+            folder.rename(name, kept, to=beside)
+            return beside.path / kept
+
 
 def _link_target(entry: FileEntry) -> str:
     return "../" * (len(entry.path.parents) + 2) + f"blobs/{entry.digest.hex}"
-
-
-def _move_aside(folder: SafeDir, name: str, aside: SafeDir) -> str:
-    kept = f"{name[:180]}.{os.urandom(4).hex()}"
-    folder.rename(name, kept, to=aside)
-    return kept

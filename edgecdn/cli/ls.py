@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,12 @@ def ls(model: str | None, as_json: bool) -> None:
     by default), `?` where its listing is not known. BY says who brought the bytes.
     """
     settings = load_settings()
-    catalog = Catalog(settings.home)
     pins = read_pins(settings.home)
-    if model is not None:
-        _show_one(settings, catalog, pins, ModelRef.parse(model), as_json=as_json)
-    else:
-        _show_all(settings, catalog, pins, as_json=as_json)
-    catalog.close()
+    with closing(Catalog(settings.home)) as catalog:
+        if model is not None:
+            _show_one(settings, catalog, pins, ModelRef.parse(model), as_json=as_json)
+        else:
+            _show_all(settings, catalog, pins, as_json=as_json)
 
 
 def _show_all(settings: Settings, catalog: Catalog, pins: tuple[Pin, ...], *, as_json: bool) -> None:

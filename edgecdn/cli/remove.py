@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from typing import Any
 
 import click
@@ -32,21 +33,20 @@ def rm(model: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     settings = load_settings()
     ref = ModelRef.parse(model)
     repo = find_cached(ref, settings)
-    catalog = Catalog(settings.home)
-    planned = remove_repo(settings, catalog, repo, ref.revision, dry_run=True)
-    if not dry_run and not yes and (planned.plan.links or planned.size):
-        _ask(f"Remove {_what(planned)}?")
-    done = planned if dry_run else remove_repo(settings, catalog, repo, ref.revision, dry_run=False)
-    catalog.close()
+    with closing(Catalog(settings.home)) as catalog:
+        done = remove_repo(settings, catalog, repo, ref.revision, dry_run=True)
+        if not dry_run:
+            if not yes and (done.plan.links or done.size) and not _agreed(f"Remove {_what(done)}?"):
+                tell("Nothing is removed.")
+                return
+            done = remove_repo(settings, catalog, repo, ref.revision, dry_run=False)
     if as_json:
         print_json(_removed_row(done, dry_run=dry_run))
     else:
         click.echo(f"{'Would remove' if dry_run else 'Removed'} {_what(done)}.")
     if done.plan.kept:
-        tell(
-            f"{len(done.plan.kept)} files ({human_bytes(sum(b.size for b in done.plan.kept))}) are kept: another tool "
-            "downloaded them, or another commit needs them. `hf cache rm` removes those too."
-        )
+        kept = f"{_count(len(done.plan.kept), 'file')} ({human_bytes(sum(b.size for b in done.plan.kept))})"
+        tell(f"Kept: {kept} that another tool or a user downloaded. `hf cache rm` removes those too.")
 
 
 @click.command()
@@ -60,37 +60,43 @@ def gc(dry_run: bool, older_than: str, as_json: bool) -> None:
     """
     settings = load_settings()
     age_s = duration_s(older_than)
-    catalog = Catalog(settings.home)
     rows: list[dict[str, Any]] = []
-    for outcome in clean_repos(settings, catalog, age_s, dry_run=dry_run):
-        if isinstance(outcome, Skipped):
-            tell(f"{outcome.repo} is left alone: {outcome.reason}.")
-        else:
-            rows += _leftover_rows(outcome)
+    with closing(Catalog(settings.home)) as catalog:
+        for outcome in clean_repos(settings, catalog, age_s, dry_run=dry_run):
+            if isinstance(outcome, Skipped):
+                tell(f"{outcome.repo} is left alone: {outcome.reason}.")
+            else:
+                rows += _leftover_rows(outcome)
     strays = clean_strays(settings, age_s, dry_run=dry_run)
     rows += [
         {"repo": None, "what": "journal", "name": path.name, "bytes": 0, "why": "its repo is gone"} for path in strays
     ]
-    catalog.close()
     if as_json:
         print_json(rows)
     else:
         for row in rows:
             click.echo(f"{row['what']}  {row['repo'] or '-'}  {row['name']}  {human_bytes(row['bytes'])}  {row['why']}")
     total = human_bytes(sum(row["bytes"] for row in rows))
-    tell(f"{'Would free' if dry_run else 'Freed'} {total} in {len(rows)} leftovers.")
+    tell(f"{'Would free' if dry_run else 'Freed'} {total} in {_count(len(rows), 'leftover')}.")
 
 
-def _ask(question: str) -> None:
+def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise BadInput("Nobody can be asked here whether to remove it", hint="Add --yes, or look first with --dry-run.")
-    click.confirm(question, abort=True, err=True)
+    return click.confirm(question, err=True)
 
 
 def _what(done: RemovedRepo) -> str:
-    commits = len(done.plan.emptied)
-    partial = f", and {len(done.leftovers.journals)} partial files" if done.leftovers.journals else ""
-    return f"{len(done.plan.blobs)} files ({human_bytes(done.size)}) of {done.repo}, {commits} whole commits{partial}"
+    parts = [f"{_count(len(done.plan.blobs), 'file')} ({human_bytes(done.size)}) of {done.repo}"]
+    if done.plan.emptied:
+        parts.append(_count(len(done.plan.emptied), "commit"))
+    if done.leftovers.journals:
+        parts.append(_count(len(done.leftovers.journals), "partial file"))
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _removed_row(done: RemovedRepo, *, dry_run: bool) -> dict[str, Any]:

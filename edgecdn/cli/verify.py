@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,7 @@ from edgecdn.cli.progress import FetchProgress
 from edgecdn.errors import IntegrityFailure
 from edgecdn.local_names import find_cached, matching_commits
 from edgecdn.names import ModelRef
-from edgecdn.rehash import Checked, blobs_to_check, check_again, commits_to_refetch, refetch_all
+from edgecdn.rehash import Checked, blobs_to_check, check_again, commits_to_refetch, missing_blobs, refetch_all
 from edgecdn.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ __all__ = ["verify"]
 
 @click.command()
 @click.argument("model", required=False, metavar="[MODEL[@REV]]")
-@click.option("--refetch", is_flag=True, help="Fetch again what rotted.")
+@click.option("--refetch", is_flag=True, help="Fetch again what is wrong or gone.")
 @click.option("--all", "all_", is_flag=True, help="Also blobs that no commit links.")
 @json_option
 def verify(model: str | None, refetch: bool, all_: bool, as_json: bool) -> None:
     """Hash what is in the cache again (all of it, or MODEL), whoever downloaded it.
 
-    What is not what its name says is set aside in edgecdn's quarantine, never deleted.
+    What is not what its name says is set aside in edgecdn's quarantine, never deleted. What a commit
+    links and is not here counts as wrong too.
     """
     settings = load_settings()
     ref = ModelRef.parse(model) if model is not None else None
@@ -50,8 +51,8 @@ def verify(model: str | None, refetch: bool, all_: bool, as_json: bool) -> None:
         wanted = [item for found in repos for item in commits_to_refetch(found, rotten)]
         with FetchProgress(quiet=as_json) as progress:
             refetch_all(settings, wanted, progress)
-        if all(c.quarantined for c in rotten):
-            tell("What rotted was fetched again and verified.")
+        if all(c.quarantined or c.missing for c in rotten):
+            tell("What was wrong was fetched again and verified.")
             return
     first = rotten[0]
     raise IntegrityFailure(
@@ -79,14 +80,13 @@ def _check(settings: Settings, repos: list[RepoOnDisk], ref: ModelRef | None, *,
         for found in repos
     ]
     total = sum(blob.size for _, blobs in chosen for blob, _ in blobs)
-    catalog = Catalog(settings.home)
     checked: list[Checked] = []
-    with _bar(total) as advance:
+    with closing(Catalog(settings.home)) as catalog, _bar(total) as advance:
         for found, blobs in chosen:
+            checked += missing_blobs(found, matching_commits(found, ref.revision if ref else None))
             for one in check_again(settings, catalog, found.repo, blobs):
                 checked.append(one)
                 advance(one.blob.size)
-    catalog.close()
     return checked
 
 
@@ -108,7 +108,8 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 def _report(checked: list[Checked], rotten: list[Checked], *, quiet: bool) -> None:
     for one in rotten if not quiet else ():
         where = f"set aside as {one.quarantined}" if one.quarantined else "still there (read-only, or being fetched)"
-        click.echo(f"rotten  {one.repo}/{', '.join(one.paths) or one.blob.digest.hex}  {where}")
+        what = ("missing", "") if one.missing else ("rotten", f"  {where}")
+        click.echo(f"{what[0]}  {one.repo}/{', '.join(one.paths) or one.blob.digest.hex}{what[1]}")
     size = human_bytes(sum(c.blob.size for c in checked))
     tell(f"{len(checked) - len(rotten)} of {len(checked)} files ({size}) are right.")
 
@@ -126,4 +127,5 @@ def _row(checked: Checked) -> dict[str, Any]:
         "size": checked.blob.size,
         "ok": checked.ok,
         "quarantined": checked.quarantined,
+        "missing": checked.missing,
     }

@@ -2,8 +2,8 @@
 
 Rules, in order:
 1. A byte range is leased to one request at a time, so no byte is fetched twice and progress adds up.
-2. Sources in order of cost: a dearer kind is asked for a file only while the cheaper kinds that offer it
-   together bring less than `ENOUGH_RATE`, or have brought nothing for `GRACE_S`.
+2. Sources in order of cost: a dearer kind is asked for a file only while the cheaper kinds that offer it,
+   each asked for at least `GRACE_S`, together bring less than `ENOUGH_RATE` (10 s mean), or nothing for `GRACE_S`.
 3. Lowest missing bytes first, so that verification can follow; up to two large files at once, so that
    two cores can verify.
 4. With nothing free, an idle connection shares the tail of a slow one (`edgecdn.plan.split`).
@@ -104,6 +104,8 @@ class Board:
         lease.last_byte_at = now
         source = lease.source
         source.meter.add(count, now)
+        source.recent.add(count, now)
+        source.steady.add(count, now)
         source.last_byte_at = now
         source.failures = 0
         lease.blob.givers[source.name] = lease.blob.givers.get(source.name, 0) + count
@@ -160,7 +162,7 @@ class Board:
         """Let every source's number of connections follow what it brings."""
         for source in self.sources.values():
             saturated = len(source.leases) >= source.window.size and self._free_bytes > 0
-            source.window.review(now, source.meter.rate(now), saturated=saturated)
+            source.window.review(now, source.recent.rate(now), saturated=saturated)
 
     def next_try_at(self, now: float) -> float | None:
         """When the first source that waits may be asked again; None when none waits."""
@@ -195,10 +197,11 @@ class Board:
         ]
         if not cheaper:
             return True
-        if sum(s.meter.rate(now) for s in cheaper) >= ENOUGH_RATE:
-            return False
+        enough = sum(s.steady.rate(now) for s in cheaper) >= ENOUGH_RATE
         return all(
-            s.first_asked_at is not None and now - max(s.first_asked_at, s.last_byte_at) > GRACE_S for s in cheaper
+            s.first_asked_at is not None
+            and now - (max(s.first_asked_at, s.last_byte_at) if enough else s.first_asked_at) > GRACE_S
+            for s in cheaper
         )
 
     def _lease(self, source: SourceState, blob: Blob, now: float) -> Lease:

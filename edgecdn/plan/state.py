@@ -74,6 +74,9 @@ class SourceState:
     whole_only: set[Blob] = field(default_factory=set)
     leases: set[Lease] = field(default_factory=set)
     meter: RateMeter = field(default_factory=RateMeter)
+    recent: RateMeter = field(default_factory=lambda: RateMeter(0.5))
+    """Shorter than a trial of a window's size, so that it holds nothing from before."""
+    steady: RateMeter = field(default_factory=lambda: RateMeter(10.0))
     blocked_until: float = 0.0
     first_asked_at: float | None = None
     last_byte_at: float = 0.0

@@ -1,0 +1,114 @@
+"""`config`: shown with its origin, written without losing a comment, refused with a suggestion."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from edgecdn.settings import settings_table
+from edgecdn.settings_file import with_value, without_value
+from tests.cli.machine import Machine
+
+
+def _file(machine: Machine) -> dict[str, object]:
+    return tomllib.loads((machine.home / "config.toml").read_text())
+
+
+def test_shows_all_with_origin(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine("config", "set", "fetch.connections", "4")
+    monkeypatch.setenv("EDGECDN_FETCH_PATIENCE", "2m")
+    rows = {row["name"]: row for row in machine("config", "show", "--json").json}
+    assert set(rows) == {setting.name for setting in settings_table()}
+    assert (rows["fetch.connections"]["value"], rows["fetch.connections"]["origin"]) == (4, "file")
+    assert (rows["fetch.patience"]["value"], rows["fetch.patience"]["origin"]) == (120.0, "environment")
+    assert (rows["local.folders"]["value"], rows["local.folders"]["origin"]) == ([], "default")
+    assert all(row["unit"] and row["help"] for row in rows.values())
+    assert machine("config", "show", "cache.dir", "--json").json["value"] == str(machine.cache)
+    assert "cache.dir = " in machine("config", "show", "cache.dir").out
+    assert machine("config", "path").out.strip() == str(machine.home / "config.toml")
+
+
+def test_set_keeps_comments_and_unset_goes_back(machine: Machine) -> None:
+    machine.home.mkdir()
+    (machine.home / "config.toml").write_text("# mine\n[hub]  # hubs\nendpoints = ['http://a']\n")
+    assert machine("config", "set", "hub.endpoints", "http://b", "http://c/").code == 0
+    text = (machine.home / "config.toml").read_text()
+    assert "# mine" in text
+    assert "# hubs" in text
+    assert _file(machine) == {"hub": {"endpoints": ["http://b", "http://c"]}}
+    assert machine("config", "set", "cache.dir", "~/x").code == 0
+    assert _file(machine)["cache"] == {"dir": "~/x"}
+    assert machine("config", "unset", "hub.endpoints").code == 0
+    assert "# mine" in (machine.home / "config.toml").read_text()
+    assert _file(machine)["hub"] == {}
+    assert "was not set" in machine("config", "unset", "hub.endpoints").err
+    assert not list(machine.home.glob("*.tmp"))
+
+
+def test_aliases(machine: Machine) -> None:
+    assert machine("config", "set", "aliases.Mine", "org/tiny").code == 0
+    assert machine("config", "set", "aliases.mine2.5", "datasets/org/other").code == 0
+    assert _file(machine) == {"aliases": {"mine": "org/tiny", "mine2.5": "datasets/org/other"}}
+    assert machine("config", "show", "aliases", "--json").json["value"]["mine"] == "org/tiny"
+    machine.fetch("mine", "--include", "*.json")
+    assert machine("ls", "mine", "--json").json["repo"] == "org/tiny"
+    assert machine("config", "unset", "aliases.mine").code == 0
+    assert _file(machine) == {"aliases": {"mine2.5": "datasets/org/other"}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fetch.connections", "many"),
+        ("fetch.connections", "1", "2"),
+        ("hub.endpoints", "ftp://x"),
+        ("hub.token_for", "http://user:pass@host"),
+        ("fetch.patience", "long"),
+        ("aliases.x", "no-owner"),
+        ("aliases.x", "a/b", "c/d"),
+        ("hub", "x"),
+    ],
+)
+def test_wrong_values_are_not_written(machine: Machine, arguments: tuple[str, ...]) -> None:
+    done = machine("config", "set", *arguments)
+    assert done.code == 2
+    assert not (machine.home / "config.toml").exists()
+
+
+def test_unknown_names_get_a_suggestion(machine: Machine) -> None:
+    for command in (("set", "fetch.conections", "4"), ("unset", "fetch.conections"), ("show", "fetch.conections")):
+        done = machine("config", *command)
+        assert done.code == 2
+        assert "did you mean fetch.connections" in done.err
+
+
+def test_all_mistakes_at_once_and_the_rest_is_shown(machine: Machine) -> None:
+    machine.home.mkdir()
+    (machine.home / "config.toml").write_text("[fetch]\nconnections = 0\npatience = 'x'\n[nope]\na = 1\n")
+    done = machine("config", "show", "--json")
+    assert done.code == 2
+    assert all(name in done.err for name in ("fetch.connections", "fetch.patience", "nope.a"))
+    assert "cache.dir" in {row["name"] for row in done.json}
+    assert machine("config", "set", "fetch.connections", "3").code == 0  # so they can be corrected one by one
+    assert machine("config", "set", "fetch.patience", "5s").code == 0
+    assert "nope.a" in machine("ls").err
+
+
+def test_a_file_that_is_no_toml_is_not_overwritten(machine: Machine) -> None:
+    machine.home.mkdir()
+    (machine.home / "config.toml").write_text("= broken")
+    assert machine("config", "set", "fetch.connections", "3").code == 2
+    assert (machine.home / "config.toml").read_text() == "= broken"
+    assert machine("config", "show").code == 2
+
+
+def test_the_environment_that_wins_is_named(machine: Machine) -> None:
+    assert "EDGECDN_HUB_ENDPOINTS" in machine("config", "set", "hub.endpoints", "http://x").err
+
+
+@pytest.mark.parametrize("text", ["", "hub.endpoints = ['http://a']\n", "[hub]\n", "[fetch]\nconnections = 3 # few\n"])
+def test_round_trip(text: str) -> None:
+    written = with_value(text, "hub.endpoints", ["http://z"])
+    assert tomllib.loads(written)["hub"]["endpoints"] == ["http://z"]
+    assert "endpoints" not in without_value(written, "hub.endpoints")

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
+from typing import TypeVar
 
 from edgecdn import errors
 from edgecdn.cache.catalog import Catalog
@@ -40,6 +42,7 @@ _MARGIN_BYTES = 64 << 20
 """Left free on the disk beyond the files themselves: trees, links, catalog, other programs (64 MiB)."""
 
 _LOCK_POLL_S = 0.2
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Pipeline:
     catalog: Catalog
     listener: Listener
     _received: Counter[Kind] = field(default_factory=Counter)
+    _stop: Event = field(default_factory=Event)
 
     async def fetch(self, ref: ModelRef, wanted: FileSet, local_dir: Path | None = None) -> Fetched:
         """Bring the files and return where they are. Raises any EdgecdnError; can be run again to go on."""
@@ -100,7 +104,7 @@ class Pipeline:
 
     async def _complete(self, resolved: Resolved, entries: tuple[FileEntry, ...]) -> Path:
         repo, commit = resolved.manifest.repo, resolved.manifest.commit
-        found = await asyncio.to_thread(self._look, resolved, entries)
+        found = await self._interruptible(lambda: self._look(resolved, entries))
         if found is not None:
             return found
         with (
@@ -110,7 +114,9 @@ class Pipeline:
             lock = FileLock(state, "job.lock")
             await self._take(lock)
             try:
-                inventory = await asyncio.to_thread(self._inventory, store, entries)
+                if not store.is_current():  # removed while we waited for the lock
+                    return await self._complete(resolved, entries)
+                inventory = await self._interruptible(lambda: self._inventory(store, entries))
                 self._announce(resolved, entries, inventory)
                 if inventory.missing:
                     await asyncio.to_thread(self._check_space, store, state, inventory)
@@ -119,6 +125,14 @@ class Pipeline:
             finally:
                 lock.release()
             return store.snapshot_path(commit)
+
+    async def _interruptible(self, work: Callable[[], _T]) -> _T:
+        """Run blocking work that hashes; when cancelled, it ends soon instead of being waited for to its end."""
+        try:
+            return await asyncio.to_thread(work)
+        except asyncio.CancelledError:
+            self._stop.set()
+            raise
 
     def _look(self, resolved: Resolved, entries: tuple[FileEntry, ...]) -> Path | None:
         """The snapshot, when everything is here already: then nothing is written, not even a lock."""
@@ -144,7 +158,7 @@ class Pipeline:
             if entry.size > 1 << 28:
                 self._tell(Note(f"Checking {entry.path}, which is here already and was never verified ..."))
 
-        inventory = take_inventory(store, self.catalog, entries, self.settings.home, hashing)
+        inventory = take_inventory(store, self.catalog, entries, self.settings.home, hashing, self._stop)
         for entry in inventory.rotten:
             where = self.settings.home / "quarantine"
             self._tell(Note(f"{entry.path} in the cache was damaged; it is set aside in {where} and fetched again."))

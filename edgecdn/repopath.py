@@ -63,7 +63,7 @@ def _check_component(part: str, whole: str) -> None:
         raise BadInput(f"path {whole[:80]!r} has the component {part!r}")
     if len(part.encode()) > MAX_COMPONENT_BYTES:
         raise BadInput(f"path {whole[:80]!r} has a component of more than {MAX_COMPONENT_BYTES} bytes")
-    if _REFUSED_CHARACTERS & set(part) or any(ord(c) < 32 or ord(c) == 127 for c in part):
+    if _REFUSED_CHARACTERS & set(part) or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in part):
         raise BadInput(f"path {whole[:80]!r} has a character that is not accepted in file names")
     if "/" in unquote(part) or "\0" in unquote(part):
         raise BadInput(f"path {whole[:80]!r} hides a separator by percent-encoding")

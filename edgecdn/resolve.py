@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edgecdn.cache.scan import cached_repos
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.errors import (
     AmbiguousName,
     EdgecdnError,
+    FileMissing,
     RepoMissing,
     RevisionMissing,
     Unreachable,
 )
+from edgecdn.local_names import find_repo
 from edgecdn.manifest import Manifest
 from edgecdn.names import CommitId, ModelRef, RepoId, RepoType, Revision
 from edgecdn.plan.backoff import backoff_s
@@ -108,15 +109,10 @@ class Resolver:
         found = lookup(ref.name, ref.type, self.settings.aliases)
         if found is not None:
             return RepoId(*found)
-        key = ref.name.lower()
-        here = [
-            repo
-            for repo in cached_repos(self.settings.cache_dir)
-            if repo.name.lower().rpartition("/")[2] == key and ref.type in (None, repo.type)
-        ]
-        if len(here) > 1:
-            raise AmbiguousName(name=ref.name, candidates=", ".join(map(str, here)))
-        return here[0] if here else None
+        try:
+            return find_repo(ref, self.settings)
+        except FileMissing:
+            return None
 
     async def _search(self, ref: ModelRef, missing: RepoMissing) -> RepoId:
         """4. The hub's search: one repo of just that name is taken, several are listed, else the nearest."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from threading import Event
 
 from edgecdn.digest import Digest
+from edgecdn.errors import Interrupted
 
 __all__ = ["PrefixVerifier", "hash_fd", "hash_matches"]
 
@@ -43,9 +45,18 @@ class PrefixVerifier:
         return self.position == self.size and self._hasher.hexdigest() == self.digest.hex
 
 
-def hash_fd(fd: int, digest: Digest, size: int) -> bool:
-    """Whether an open file of `size` bytes has this digest; stops early at no point, reads each byte once."""
-    verifier = PrefixVerifier(digest, size, lambda view, start: os.preadv(fd, [view], start))
+def hash_fd(fd: int, digest: Digest, size: int, stop: Event | None = None) -> bool:
+    """Whether an open file of `size` bytes has this digest.
+
+    Raises Interrupted soon after `stop` is set: a large file takes minutes.
+    """
+
+    def read(view: memoryview, start: int) -> int:
+        if stop is not None and stop.is_set():
+            raise Interrupted
+        return os.preadv(fd, [view], start)
+
+    verifier = PrefixVerifier(digest, size, read)
     try:
         verifier.advance(size)
     except OSError:

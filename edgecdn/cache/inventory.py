@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.safedir import SafeDir
@@ -40,13 +41,19 @@ def take_inventory(
     entries: Iterable[FileEntry],
     home: Path,
     hashing: Callable[[FileEntry], None] = lambda _entry: None,
+    stop: Event | None = None,
 ) -> Inventory:
-    """Check every blob of `entries`. Blocks, hashing on all cores what was never checked; `hashing` is told of each."""
+    """Check every blob of `entries`. Blocks, hashing on all cores what was never checked; `hashing` is told of each.
+
+    Raises Interrupted soon after `stop` is set.
+    """
     unique = list({entry.digest: entry for entry in entries}.values())
+
+    def check(entry: FileEntry) -> bool | None:
+        return check_blob(store, catalog, entry.digest, entry.size, lambda: hashing(entry), stop=stop)
+
     with ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="edgecdn-hash") as pool:
-        verdicts = list(
-            pool.map(lambda entry: check_blob(store, catalog, entry.digest, entry.size, lambda: hashing(entry)), unique)
-        )
+        verdicts = list(pool.map(check, unique))
     here = tuple(e for e, v in zip(unique, verdicts, strict=True) if v)
     rotten = tuple(e for e, v in zip(unique, verdicts, strict=True) if v is False)
     missing = tuple(e for e, v in zip(unique, verdicts, strict=True) if not v)
@@ -60,7 +67,7 @@ def check_blob(
 ) -> bool | None:
     """True: there and right (hashed now, or before and unchanged since). False: there and wrong. None: not there.
 
-    `again` hashes whatever was remembered.
+    `again` hashes whatever was remembered; Interrupted is raised soon after `stop` is set.
     """
     fd = store.open_blob(digest)
     if fd is None:
@@ -71,7 +78,7 @@ def check_blob(
         if not again and catalog.is_verified(path, digest, seen):
             return True
         hashing()
-        if seen.st_size != size or not hash_fd(fd, digest, size):
+        if seen.st_size != size or not hash_fd(fd, digest, size, stop):
             return False
         catalog.set_verified(path, digest, seen)
         return True

@@ -12,6 +12,7 @@ So after a restart of the machine only units before the last `b` count.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from edgecdn.digest import Digest
 __all__ = ["Journal", "JournalHeader", "boot_id", "new_header", "read_journal"]
 
 _FORMAT = 1
+_PARTIAL = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete\Z")
 
 
 class JournalHeader(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ def read_journal(folder: SafeDir, name: str) -> tuple[JournalHeader, set[int]] |
         Digest.parse(header.digest)
     except (msgspec.DecodeError, ValueError):
         return None
-    if header.format != _FORMAT:
+    if header.format != _FORMAT or not _PARTIAL.match(header.partial):
         return None
     return header, _replay(header.boot, lines[:-1])  # what follows the last newline was never finished
 
@@ -66,7 +68,7 @@ def _replay(boot: str, lines: list[bytes]) -> set[int]:
     written: set[int] = set()
     for line in lines:
         verb, _, rest = line.partition(b" ")
-        if verb == b"u" and rest.isdigit():
+        if verb == b"u" and rest.isdigit() and len(rest) < 20:
             written.add(int(rest))
         elif verb == b"b":
             synced |= written

@@ -98,9 +98,9 @@ class SafeDir:
             return os.open(part, _FOLDER, dir_fd=fd)
 
     def open(self, name: str, flags: int, mode: int = 0o644) -> int:
-        """Open a file in it; the caller closes. Raises CacheRefused for a link."""
+        """Open a file in it; the caller closes. Raises CacheRefused for a link; a named pipe is not waited for."""
         with disk_errors(self.path / name):
-            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode, dir_fd=self.fd)
 
     def lstat(self, name: str) -> os.stat_result | None:
         """The entry itself, not what it points to; None when there is none."""

@@ -43,6 +43,13 @@ class RepoStore:
         """For messages and for handing to the user."""
         return self.folder.path
 
+    def is_current(self) -> bool:
+        """Whether the open folder is still the one in the cache."""
+        try:
+            return self.path.stat().st_ino == os.fstat(self.folder.fd).st_ino
+        except FileNotFoundError:
+            return False
+
     def snapshot_path(self, commit: CommitId) -> Path:
         """Where a user finds a commit's files."""
         return self.path / "snapshots" / commit.hex

@@ -10,7 +10,7 @@ import click
 
 from edgecdn.cli.output import json_option, print_json, print_table, tell
 from edgecdn.settings import Reading, Setting, config_file, home_dir, read_settings, refuse_problems, settings_table
-from edgecdn.settings_file import find_setting, set_value, unset_value
+from edgecdn.upkeep.settings_file import find_setting, set_value, unset_value
 
 __all__ = ["config"]
 

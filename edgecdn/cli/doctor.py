@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from edgecdn.checkup import check_up
 from edgecdn.cli.output import json_option, print_json, tell
-from edgecdn.diagnosis import Check, State, exit_code
 from edgecdn.settings import load_settings
+from edgecdn.upkeep.checkup import check_up
+from edgecdn.upkeep.diagnosis import Check, State, exit_code
 
 __all__ = ["doctor"]
 

@@ -16,8 +16,8 @@ from edgecdn.cli.output import human_bytes, json_option, print_json, print_table
 from edgecdn.digest import Digest
 from edgecdn.local_names import find_cached, matching_commits
 from edgecdn.names import ModelRef
-from edgecdn.pins import Pin, is_pinned, read_pins
 from edgecdn.settings import Settings, load_settings
+from edgecdn.upkeep.pins import Pin, is_pinned, read_pins
 
 __all__ = ["ls"]
 

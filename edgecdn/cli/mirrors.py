@@ -11,8 +11,8 @@ from edgecdn.cli.output import human_bytes, json_option, print_json, print_table
 from edgecdn.errors import Unreachable
 from edgecdn.local_names import find_repo
 from edgecdn.names import ModelRef
-from edgecdn.probe import DEFAULT_REPO, MirrorReport, probe_mirrors
 from edgecdn.settings import load_settings
+from edgecdn.upkeep.probe import DEFAULT_REPO, MirrorReport, probe_mirrors
 
 __all__ = ["mirrors"]
 

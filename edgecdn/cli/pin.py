@@ -8,8 +8,8 @@ from edgecdn.cache.scan import cached_repos, scan_repo
 from edgecdn.cli.output import json_option, print_json, print_table, tell
 from edgecdn.local_names import find_repo, matching_commits
 from edgecdn.names import ModelRef, RepoId, Revision
-from edgecdn.pins import Pin, read_pins, with_pin, without_pin, write_pins
 from edgecdn.settings import Settings, load_settings
+from edgecdn.upkeep.pins import Pin, read_pins, with_pin, without_pin, write_pins
 
 __all__ = ["pin", "unpin"]
 

@@ -11,11 +11,11 @@ import click
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cli.output import human_bytes, json_option, print_json, tell
 from edgecdn.errors import BadInput
-from edgecdn.housekeeping import Cleaned, RemovedRepo, Skipped, clean_repos, clean_strays, remove_repo
 from edgecdn.local_names import find_cached
 from edgecdn.names import ModelRef
 from edgecdn.settings import load_settings
 from edgecdn.settings_values import duration_s
+from edgecdn.upkeep.housekeeping import Cleaned, RemovedRepo, Skipped, clean_repos, clean_strays, remove_repo
 
 __all__ = ["gc", "rm"]
 

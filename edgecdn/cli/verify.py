@@ -17,8 +17,8 @@ from edgecdn.cli.progress import FetchProgress
 from edgecdn.errors import IntegrityFailure
 from edgecdn.local_names import find_cached, matching_commits
 from edgecdn.names import ModelRef
-from edgecdn.rehash import Checked, blobs_to_check, check_again, commits_to_refetch, missing_blobs, refetch_all
 from edgecdn.settings import Settings, load_settings
+from edgecdn.upkeep.rehash import Checked, blobs_to_check, check_again, commits_to_refetch, missing_blobs, refetch_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

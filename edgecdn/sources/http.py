@@ -24,6 +24,7 @@ from yarl import URL
 
 from edgecdn.sources.answers import refuse_status
 from edgecdn.sources.faults import Broken, Misbehaved
+from edgecdn.sources.own_thread import in_own_thread
 from edgecdn.sources.reach import Reach, may_redirect, reach_of
 from edgecdn.version import VERSION
 
@@ -33,6 +34,7 @@ STALL_S = 20.0
 """No byte for this long on a connection is a fault (seconds)."""
 
 _CONNECT_S = 10.0
+_NUMERIC = socket.AI_NUMERICHOST
 _JSON_S = 30.0
 _MOST_JSON_BYTES = 64 << 20
 _HOPS = 5
@@ -65,22 +67,42 @@ class RememberingResolver(AbstractResolver):
     """Name look-ups by the system, kept for a minute."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, socket.AddressFamily], tuple[float, list[ResolveResult]]] = {}
-        self._system = aiohttp.ThreadedResolver()
+        self._known: dict[tuple[str, int], tuple[float, list[ResolveResult]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        key = (host, port, socket.AF_UNSPEC)
-        known = self._known.get(key)
+        known = self._known.get((host, port))
         if known is None or known[0] < time.monotonic():
-            found = await self._system.resolve(host, port, socket.AF_UNSPEC)
-            known = (time.monotonic() + _LOOKUP_MEMORY_S, found)
-            self._known[key] = known
+            known = (time.monotonic() + _LOOKUP_MEMORY_S, await self._look_up(host, port))
+            self._known[host, port] = known
         return [r for r in known[1] if family in (socket.AF_UNSPEC, r["family"])]
 
     async def close(self) -> None:
-        await self._system.close()
+        """Nothing is held open."""
+
+    @staticmethod
+    async def _look_up(host: str, port: int) -> list[ResolveResult]:
+        """Ask the system, in a thread that a hanging name server does not keep us waiting for."""
+
+        def ask() -> list[ResolveResult]:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=port,
+                    family=family,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for family, _, proto, _, address in found
+            ]
+
+        try:
+            return await in_own_thread(ask, _CONNECT_S)
+        except TimeoutError as error:
+            raise OSError(None, f"the name {host} is not answered for") from error
 
 
 class ByteClient:

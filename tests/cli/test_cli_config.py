@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from edgecdn.settings import settings_table
-from edgecdn.settings_file import with_value, without_value
+from edgecdn.upkeep.settings_file import with_value, without_value
 from tests.cli.machine import Machine
 
 

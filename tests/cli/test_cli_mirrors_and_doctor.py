@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecdn import diagnosis
 from edgecdn.cache.health import Oddity
-from edgecdn.diagnosis import Check, Heard, State
+from edgecdn.upkeep import diagnosis
+from edgecdn.upkeep.diagnosis import Check, Heard, State
 from tests.cli.machine import SMALL, TINY, Machine
 from tests.hub import Fault, HubProcess, Kind
 
@@ -74,7 +74,7 @@ def test_unsound_answers(machine: Machine, hub: HubProcess, kind: Kind, field: s
 def test_a_hub_that_stalls_costs_no_more_than_20_s(
     machine: Machine, hub: HubProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecdn.probe._PROBE_S", 2.0)
+    monkeypatch.setattr("edgecdn.upkeep.probe._PROBE_S", 2.0)
     hub.inject(Fault(Kind.DELAY_FIRST_BYTE, seconds=8, route="api"))
     started = time.monotonic()
     try:

@@ -20,9 +20,9 @@ from edgecdn.digest import Digest
 from edgecdn.errors import BadInput, CacheRefused, Pinned
 from edgecdn.local_names import matching_commits
 from edgecdn.names import CommitId, RepoId, Revision
-from edgecdn.pins import Pin, is_pinned, pinned_commits, read_pins
 from edgecdn.pipeline import partials_dir
 from edgecdn.settings import Settings
+from edgecdn.upkeep.pins import Pin, is_pinned, pinned_commits, read_pins
 
 __all__ = ["Cleaned", "RemovedRepo", "Skipped", "clean_repos", "clean_strays", "job_lock", "remove_repo"]
 

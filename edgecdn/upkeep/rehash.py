@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.inventory import check_blob, set_aside
@@ -19,10 +20,10 @@ from edgecdn.digest import Digest
 from edgecdn.errors import CacheRefused, EdgecdnError
 from edgecdn.events import Listener
 from edgecdn.fileset import FileSet
-from edgecdn.housekeeping import job_lock
 from edgecdn.names import CommitId, ModelRef, RepoId, Revision
 from edgecdn.pipeline import partials_dir
 from edgecdn.settings import Settings
+from edgecdn.upkeep.housekeeping import job_lock
 
 __all__ = ["Checked", "blobs_to_check", "check_again", "commits_to_refetch", "missing_blobs", "refetch_all"]
 
@@ -73,13 +74,17 @@ def check_again(
     settings: Settings, catalog: Catalog, repo: RepoId, chosen: Sequence[tuple[BlobOnDisk, tuple[str, ...]]]
 ) -> Iterator[Checked]:
     """Hash each on all cores, in order; a wrong one is hashed once more and then set aside."""
+    stop = Event()
     with open_repo(settings.cache_dir, repo) as store, ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        verdicts = pool.map(lambda item: _is_right(store, catalog, item[0]), chosen)
-        for (blob, paths), right in zip(chosen, verdicts, strict=True):
-            if right is None:
-                continue  # it went away meanwhile
-            aside = None if right else _set_aside(settings, store, catalog, blob)
-            yield Checked(repo, blob, paths, ok=bool(right), quarantined=aside)
+        try:
+            verdicts = pool.map(lambda item: _is_right(store, catalog, item[0], stop), chosen)
+            for (blob, paths), right in zip(chosen, verdicts, strict=True):
+                if right is None:
+                    continue  # it went away meanwhile
+                aside = None if right else _set_aside(settings, store, catalog, blob)
+                yield Checked(repo, blob, paths, ok=bool(right), quarantined=aside)
+        finally:
+            stop.set()  # nobody waits for the rest
 
 
 def missing_blobs(found: RepoOnDisk, commits: Sequence[CommitId]) -> list[Checked]:
@@ -128,9 +133,9 @@ def refetch_all(settings: Settings, wanted: Sequence[Refetch], listener: Listene
         raise failures[0]
 
 
-def _is_right(store: RepoStore, catalog: Catalog, blob: BlobOnDisk) -> bool | None:
+def _is_right(store: RepoStore, catalog: Catalog, blob: BlobOnDisk, stop: Event | None = None) -> bool | None:
     try:
-        return check_blob(store, catalog, blob.digest, blob.size, lambda: None, again=True)
+        return check_blob(store, catalog, blob.digest, blob.size, lambda: None, again=True, stop=stop)
     except CacheRefused:
         return None  # a link to elsewhere: not the cache's own
 

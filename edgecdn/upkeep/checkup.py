@@ -1,4 +1,4 @@
-"""The checks of `edgecdn doctor`: facts are gathered here, judged in `edgecdn.diagnosis`."""
+"""The checks of `edgecdn doctor`: facts are gathered here, judged in `edgecdn.upkeep.diagnosis`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from yarl import URL
 
-from edgecdn import diagnosis
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.health import oddities
-from edgecdn.diagnosis import Check, Heard, State
-from edgecdn.probe import DEFAULT_REPO
 from edgecdn.settings import Settings
 from edgecdn.sources.faults import SourceFault
 from edgecdn.sources.http import ByteClient
 from edgecdn.sources.hub_api import user_token
 from edgecdn.token_owner import token_owner
+from edgecdn.upkeep import diagnosis
+from edgecdn.upkeep.diagnosis import Check, Heard, State
+from edgecdn.upkeep.probe import DEFAULT_REPO
 
 __all__ = ["check_up"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import TypeVar
 
 from edgecdn import errors
@@ -70,7 +70,7 @@ class Pipeline:
     catalog: Catalog
     listener: Listener
     _received: Counter[Kind] = field(default_factory=Counter)
-    _stop: Event = field(default_factory=Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     async def fetch(self, ref: ModelRef, wanted: FileSet, local_dir: Path | None = None) -> Fetched:
         """Bring the files and return where they are. Raises any EdgecdnError; can be run again to go on."""

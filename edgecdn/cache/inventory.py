@@ -63,7 +63,14 @@ def take_inventory(
 
 
 def check_blob(
-    store: RepoStore, catalog: Catalog, digest: Digest, size: int, hashing: Callable[[], None], *, again: bool = False
+    store: RepoStore,
+    catalog: Catalog,
+    digest: Digest,
+    size: int,
+    hashing: Callable[[], None],
+    *,
+    again: bool = False,
+    stop: Event | None = None,
 ) -> bool | None:
     """True: there and right (hashed now, or before and unchanged since). False: there and wrong. None: not there.
 

@@ -94,7 +94,7 @@ class RememberingResolver(AbstractResolver):
                     port=port,
                     family=family,
                     proto=proto,
-                    flags=socket.AI_NUMERICHOST,
+                    flags=_NUMERIC,
                 )
                 for family, _, proto, _, address in found
             ]

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 __all__ = [
     "BlobPublished",
+    "BytesDiscarded",
     "BytesReceived",
     "Event",
     "FetchPlanned",
@@ -50,6 +51,15 @@ class BytesReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesDiscarded:
+    """`count` bytes that came from `source`, of `kind`, are not used: somebody's were wrong, or they vanished."""
+
+    source: str
+    kind: Kind
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlobPublished:
     """A file was verified and is in the cache; `size` in bytes."""
 
@@ -79,6 +89,6 @@ class Note:
     text: str
 
 
-Event = FetchPlanned | BytesReceived | BlobPublished | SourceDropped | Waiting | Note
+Event = FetchPlanned | BytesReceived | BytesDiscarded | BlobPublished | SourceDropped | Waiting | Note
 Listener = Callable[[Event], None]
 """Called on the event loop; must not block and must not raise."""

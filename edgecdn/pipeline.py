@@ -26,7 +26,7 @@ from edgecdn.cache.partial import journaled_bytes
 from edgecdn.cache.publish import publish_snapshot
 from edgecdn.cache.safedir import SafeDir
 from edgecdn.cache.store import RepoStore, open_repo
-from edgecdn.events import BytesReceived, Event, FetchPlanned, Kind, Listener, Note
+from edgecdn.events import BytesDiscarded, BytesReceived, Event, FetchPlanned, Kind, Listener, Note
 from edgecdn.fileset import FileSet, select
 from edgecdn.manifest import FileEntry
 from edgecdn.names import ModelRef
@@ -226,6 +226,8 @@ class Pipeline:
     def _tell(self, event: Event) -> None:
         if isinstance(event, BytesReceived):
             self._received[event.kind] += event.count
+        elif isinstance(event, BytesDiscarded):
+            self._received[event.kind] -= event.count
         self.listener(event)
 
 

@@ -1,4 +1,4 @@
-"""The journal of a partial file: which 1 MiB units have been written. Appended after the data.
+"""The journal of a partial file: which units (`spans.journal_unit`) have been written. Appended after the data.
 
 Text lines, so that a torn end is seen and ignored:
   header  JSON: format, digest, size, name and inode of the partial file, boot id

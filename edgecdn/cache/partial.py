@@ -16,7 +16,7 @@ from edgecdn.cache.journal import Journal, new_header, read_journal
 from edgecdn.cache.safedir import SafeDir, disk_errors
 from edgecdn.crash import crash_point
 from edgecdn.digest import Digest
-from edgecdn.spans import UNIT_BYTES, Span
+from edgecdn.spans import UNIT_BYTES, Span, journal_unit
 
 __all__ = ["PartialFile", "PartialVanished", "SmallFile", "journal_name"]
 
@@ -36,6 +36,7 @@ class SmallFile:
     def __init__(self, digest: Digest, size: int) -> None:
         self.digest = digest
         self.size = size
+        self.unit = UNIT_BYTES
         self.have: list[Span] = []
         self._data = bytearray(size)
         self._left = size
@@ -87,7 +88,8 @@ class PartialFile:
         self._journal = Journal(state, journal_name(digest))
         self._fd = -1
         self._lock = threading.Lock()
-        self._left: list[int] = [min(UNIT_BYTES, size - at) for at in range(0, size, UNIT_BYTES)]
+        self.unit = journal_unit(size)
+        self._left: list[int] = [min(self.unit, size - at) for at in range(0, size, self.unit)]
         if not self._resume(state):
             self._create()
 
@@ -95,17 +97,17 @@ class PartialFile:
     def have(self) -> list[Span]:
         """The units that are written, as spans."""
         return [
-            Span(index * UNIT_BYTES, min((index + 1) * UNIT_BYTES, self.size))
+            Span(index * self.unit, min((index + 1) * self.unit, self.size))
             for index, left in enumerate(self._left)
             if left == 0
         ]
 
     def prefix(self, at_least: int = 0) -> int:
         """How many bytes from the front are written without a gap; scanning starts at `at_least`."""
-        index = at_least // UNIT_BYTES
+        index = at_least // self.unit
         while index < len(self._left) and self._left[index] == 0:
             index += 1
-        return min(index * UNIT_BYTES, self.size)
+        return min(index * self.unit, self.size)
 
     def write(self, start: int, pieces: Sequence[bytes]) -> None:
         """Write `pieces` at `start`, then journal the units that became whole.
@@ -126,8 +128,8 @@ class PartialFile:
     def forget(self, span: Span) -> None:
         """Count the units of `span` (unit-aligned, or up to the end) as missing again."""
         with self._lock:
-            for index in range(span.start // UNIT_BYTES, -(-span.stop // UNIT_BYTES)):
-                self._left[index] = min(UNIT_BYTES, self.size - index * UNIT_BYTES)
+            for index in range(span.start // self.unit, -(-span.stop // self.unit)):
+                self._left[index] = min(self.unit, self.size - index * self.unit)
             self._rewrite_journal()
 
     def sync(self, *, whole: bool = False) -> None:
@@ -144,13 +146,15 @@ class PartialFile:
             raise PartialVanished(self.name)
 
     def close(self, *, discard: bool = False, published: bool = False) -> None:
-        """Close; `discard` deletes file and journal, `published` the journal alone."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close; `discard` deletes file and journal, `published` the journal alone. Safe to call twice."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
         self._journal.close(remove=discard or published)
         if discard:
             self.folder.unlink(self.name)
+        self.folder.close()
 
     def _write_group(self, position: int, pieces: Sequence[bytes]) -> int:
         wanted = position + sum(map(len, pieces))
@@ -163,8 +167,8 @@ class PartialFile:
 
     def _count(self, start: int, stop: int) -> None:
         with self._lock:
-            for index in range(start // UNIT_BYTES, -(-stop // UNIT_BYTES)):
-                low, high = index * UNIT_BYTES, (index + 1) * UNIT_BYTES
+            for index in range(start // self.unit, -(-stop // self.unit)):
+                low, high = index * self.unit, (index + 1) * self.unit
                 self._left[index] -= min(stop, high) - max(start, low)
                 assert self._left[index] >= 0, "bytes were leased twice"
                 if self._left[index] == 0:
@@ -192,10 +196,14 @@ class PartialFile:
     def _create(self) -> None:
         self.name = f"{self.digest.hex}.{secrets.token_hex(4)}.incomplete"
         self._fd = self.folder.open(self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        with disk_errors(self.folder.path):
-            os.ftruncate(self._fd, self.size)
-        crash_point("partial.created")
-        self._rewrite_journal()
+        try:
+            with disk_errors(self.folder.path):
+                os.ftruncate(self._fd, self.size)
+            crash_point("partial.created")
+            self._rewrite_journal()
+        except BaseException:
+            self.close(discard=True)
+            raise
 
     def _rewrite_journal(self) -> None:
         self._journal.close()
@@ -211,4 +219,4 @@ def journaled_bytes(state: SafeDir, digest: Digest) -> int:
     if found is None:
         return 0
     header, units = found
-    return min(len(units) * UNIT_BYTES, header.size)
+    return min(len(units) * journal_unit(header.size), header.size)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from edgecdn.cli.online import go_online
 from edgecdn.cli.output import json_option, print_json, tell
 from edgecdn.settings import load_settings
 from edgecdn.upkeep.checkup import check_up
@@ -22,6 +23,7 @@ _SHOWN = {State.OK: "ok  ", State.WARN: "warn", State.FAIL: "FAIL"}
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check disk, clock, token, hubs, cache and catalog of this machine, and say what to do."""
+    go_online()
     settings = load_settings()
     checks: list[Check] = []
     for check in check_up(settings):

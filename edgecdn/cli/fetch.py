@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from edgecdn.cli.online import go_online
 from edgecdn.cli.output import human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
 from edgecdn.client import fetch_async
@@ -55,7 +55,7 @@ def fetch(
     picks a branch, tag or commit. Interrupted at any point, the same command goes on where it
     stopped. The last line printed is the folder with the files.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR)
+    go_online(verbose=verbose)
     ref = ModelRef.parse(model, RepoType(type_) if type_ else None)
     settings = load_settings()
     wanted = FileSet(include, exclude, all_formats)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from edgecdn.cli.online import go_online
 from edgecdn.cli.output import human_bytes, json_option, print_json, print_table, tell
 from edgecdn.errors import Unreachable
 from edgecdn.local_names import find_repo
@@ -26,6 +27,7 @@ def mirrors(model: str | None, sample_mb: float, as_json: bool) -> None:
 
     With MODEL that repo is asked for, else a small public one. Takes at most 20 s.
     """
+    go_online()
     settings = load_settings()
     repo = find_repo(ModelRef.parse(model), settings) if model else DEFAULT_REPO
     reports = asyncio.run(probe_mirrors(settings, repo, max(1, round(sample_mb * 1e6))))

@@ -11,7 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from edgecdn.cli.output import human_bytes, tell
-from edgecdn.events import BlobPublished, BytesReceived, Event, FetchPlanned, Note, SourceDropped, Waiting
+from edgecdn.events import (
+    BlobPublished,
+    BytesDiscarded,
+    BytesReceived,
+    Event,
+    FetchPlanned,
+    Note,
+    SourceDropped,
+    Waiting,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,6 +48,9 @@ class FetchProgress:
             case BytesReceived(source=source, count=count):
                 self.received[source] += count
                 self._show(advance=count)
+            case BytesDiscarded(source=source, count=count):
+                self.received[source] -= count
+                self._show(advance=-count)
             case BlobPublished():
                 self._files = (self._files[0] + 1, self._files[1])
                 self._show()

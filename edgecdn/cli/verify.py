@@ -12,6 +12,7 @@ import click
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.health import Unreadable, survey
 from edgecdn.cache.scan import RepoOnDisk, scan_repo
+from edgecdn.cli.online import go_online
 from edgecdn.cli.output import human_bytes, json_option, print_json, tell
 from edgecdn.cli.progress import FetchProgress
 from edgecdn.errors import IntegrityFailure
@@ -49,6 +50,7 @@ def verify(model: str | None, refetch: bool, all_: bool, as_json: bool) -> None:
         return
     if refetch or _wants_refetch():
         wanted = [item for found in repos for item in commits_to_refetch(found, rotten)]
+        go_online()
         with FetchProgress(quiet=as_json) as progress:
             refetch_all(settings, wanted, progress)
         if all(c.quarantined or c.missing for c in rotten):

@@ -31,7 +31,7 @@ from edgecdn.manifest import MAX_FILES, FileEntry, Manifest
 from edgecdn.names import CommitId, RepoId, RepoType, Revision
 from edgecdn.repopath import RepoPath
 from edgecdn.sources.answers import retry_after_s
-from edgecdn.sources.faults import Broken, Busy
+from edgecdn.sources.faults import Broken, Busy, SourceFault
 from edgecdn.sources.http import Credentials
 from edgecdn.sources.own_thread import in_own_thread
 
@@ -190,6 +190,13 @@ class HubApi:
                 reason = f" ({error.server_message})" if getattr(error, "server_message", None) else ""
                 return errors.AccessDenied(where=self.name, name=repo, reason=reason)
             return Broken(f"answers HTTP {status}")
+        return self._translate_failure(error)
+
+    @staticmethod
+    def _translate_failure(error: Exception) -> SourceFault:
+        """What is no answer of a hub."""
+        if isinstance(error, SourceFault):
+            return error
         if isinstance(error, OfflineModeIsEnabled):
             return Broken("is not asked (HF_HUB_OFFLINE is set)")
         if isinstance(error, TimeoutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from random import Random
@@ -17,6 +17,7 @@ from edgecdn.cache.store import RepoStore
 from edgecdn.digest import Digest
 from edgecdn.events import (
     BlobPublished,
+    BytesDiscarded,
     BytesReceived,
     Kind,
     Listener,
@@ -37,9 +38,9 @@ from edgecdn.sources.faults import (
     SourceFault,
 )
 from edgecdn.spans import UNIT_BYTES, Span
-from edgecdn.transfer.dispute import judge
+from edgecdn.transfer.court import Court
 from edgecdn.transfer.incoming import Incoming, WorkThreads
-from edgecdn.transfer.outcome import most_telling, no_source_left
+from edgecdn.transfer.outcome import most_telling
 from edgecdn.transfer.writer import LeaseWriter
 
 __all__ = ["Transfer"]
@@ -61,7 +62,10 @@ _SILENCE_S = 3.0
 
 
 class Transfer:
-    """Brings files of one commit into the store, verified. Use once."""
+    """Brings files of one commit into the store, verified. Use once.
+
+    `on_published` is called in a thread for each file that got its name. `page` is the repo's page on its hub.
+    """
 
     def __init__(
         self,
@@ -88,8 +92,7 @@ class Transfer:
         self._threads = WorkThreads.start()
         self._offers: dict[str, Mapping[Digest, Offer]] = {}
         self._incoming: dict[Blob, Incoming] = {}
-        self._faults: dict[Digest, dict[str, SourceFault]] = {}
-        self._liars: set[str] = set()
+        self._court = Court(self._board, self._offers, listener)
         self._waiting: deque[FileEntry] = deque()
         self._running: dict[Lease, asyncio.Task[None]] = {}
         self._asking: list[asyncio.Task[None]] = []
@@ -154,7 +157,7 @@ class Transfer:
         try:
             offers = await source.offer(manifest, wanted)
         except SourceFault as fault:
-            self._drop(source.name, str(fault), quiet=source.kind is not Kind.ORIGIN)
+            self._court.drop(source.name, str(fault), quiet=source.kind is not Kind.ORIGIN)
             return
         self._offers[source.name] = offers
         for blob, incoming in self._incoming.items():
@@ -193,7 +196,6 @@ class Transfer:
         self._open -= 1
         self._left -= 1
         self._wake.set()
-        self._on_published(entry)
         self._listener(BlobPublished(str(entry.path), entry.size))
 
     def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
@@ -207,59 +209,41 @@ class Transfer:
         while not (await incoming.follow() or await incoming.verify_again()):
             await self._dispute(blob, incoming)
         for liar in await incoming.liars():
-            self._lied(liar, blob.entry)
+            self._court.lied(liar, blob.entry)
         try:
-            if isinstance(part, PartialFile):
-                await self._threads.do(self._threads.write, lambda: publish_partial(self._store, part))
-            else:
-                await self._threads.do(self._threads.write, lambda: publish_small(self._store, part))
+            await self._threads.do(self._threads.write, lambda: self._publish(part, blob.entry))
         except PartialVanished:
             self._listener(
                 Note(f"The partial file of {blob.entry.path} was removed by another program; it starts again.")
             )
-            part.close(discard=True)
+            await self._threads.do(self._threads.write, lambda: part.close(discard=True))
+            self._discarded(sum(incoming.given.values(), Counter()))
             return False
         return True
 
+    def _publish(self, part: PartialFile | SmallFile, entry: FileEntry) -> None:
+        if isinstance(part, PartialFile):
+            publish_partial(self._store, part)
+        else:
+            publish_small(self._store, part)
+        self._on_published(entry)
+
     async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
-        candidates = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
-        verdict = judge(blob.entry.size, incoming.givers, incoming.standing, candidates)
-        if verdict.liar is not None:
-            self._lied(verdict.liar, blob.entry)
-        if verdict.truth is None:
-            incoming.part.close(discard=True)
-            who = ", ".join(sorted(self._liars)) or "earlier downloads"
-            raise errors.IntegrityFailure(f"wrong bytes from {who}", path=blob.entry.path)
-        await incoming.suspect(verdict.again, verdict.truth)
-        truth = self._board.sources[verdict.truth]
+        try:
+            verdict = self._court.judge(incoming)
+        except errors.IntegrityFailure:
+            await self._threads.do(self._threads.write, lambda: incoming.part.close(discard=True))
+            raise
+        assert verdict.truth is not None
+        self._discarded(await incoming.suspect(verdict.again, verdict.truth))
         self._offer(verdict.truth, blob)
-        self._board.restart(blob, verdict.again, only=truth)
+        self._board.restart(blob, verdict.again, only=self._board.sources[verdict.truth])
         self._wake.set()
 
-    def _trusted_first(self, entry: FileEntry) -> list[str]:
-        lacking = {n for n, fault in self._faults.get(entry.digest, {}).items() if isinstance(fault, Missing)}
-        offering = [
-            name
-            for name, offers in self._offers.items()
-            if entry.digest in offers and name not in lacking and not self._board.sources[name].dropped
-        ]
-        return sorted(offering, key=lambda name: (self._sources[name].kind is not Kind.ORIGIN, name))
-
-    def _lied(self, name: str, entry: FileEntry) -> None:
-        if self._sources[name].kind is Kind.CACHE:  # a folder's file of the same name and size: stale, no lie
-            fault = Missing(f"has other bytes for {entry.path}")
-            self._faults.setdefault(entry.digest, {})[name] = fault
-            self._listener(Note(f"{name} {fault}; they are not used."))
-            return
-        self._liars.add(name)
-        self._drop(name, f"gave wrong bytes for {entry.path}")
-
-    def _drop(self, name: str, reason: str, *, quiet: bool = False) -> None:
-        state = self._board.sources[name]
-        if state.dropped is None:
-            self._board.drop(state, reason)
-            if not quiet:
-                self._listener(SourceDropped(name, reason))
+    def _discarded(self, counts: Counter[str]) -> None:
+        for name, count in counts.items():
+            if name in self._sources:
+                self._listener(BytesDiscarded(name, self._sources[name].kind, count))
 
     # One request
 
@@ -300,14 +284,14 @@ class Transfer:
 
     def _faulted(self, lease: Lease, fault: SourceFault) -> None:
         source, blob, now = lease.source, lease.blob, self._clock()
-        self._faults.setdefault(blob.entry.digest, {})[source.name] = fault
+        self._court.record(source.name, blob.entry, fault)
         match fault:
             case Missing():
                 self._board.exclude(source, blob)
             case Denied():
-                self._drop(source.name, f"refuses access ({fault})")
+                self._court.drop(source.name, f"refuses access ({fault})")
             case Busy(retry_after_s=told) if told is not None and told > _LONGEST_TOLD_S:
-                self._drop(source.name, f"asks to be left alone for {told:.0f} s")
+                self._court.drop(source.name, f"asks to be left alone for {told:.0f} s")
             case Busy(retry_after_s=told):
                 self._board.busy(source, told, now)
                 self._progress_at = max(self._progress_at, now + (told or 0.0))
@@ -324,25 +308,17 @@ class Transfer:
     def _check_orphans(self, manifest: Manifest) -> None:
         for blob in self._board.orphans():
             incoming = self._incoming[blob]
-            spare = [name for name in self._trusted_first(blob.entry) if name not in incoming.stood]
+            spare = self._court.witnesses(incoming)
             if incoming.standing is not None and spare:  # who stood for it cannot give it: the next one
                 incoming.standing = None
                 for name in spare:
                     self._offer(name, blob)
             elif all(task.done() for task in self._asking):
-                raise self._hopeless(manifest, blob)
-
-    def _hopeless(self, manifest: Manifest, blob: Blob) -> errors.EdgecdnError:
-        faults = self._faults.get(blob.entry.digest, {})
-        dropped = {n: s.dropped for n, s in self._board.sources.items() if s.dropped}
-        return no_source_left(manifest, blob.entry, faults, dropped, self._liars, self._page)
+                raise self._court.hopeless(manifest, blob.entry, self._page)
 
     def _check_patience(self, now: float) -> None:
-        silent_s = now - self._progress_at
-        if silent_s > self._patience_s and not self._hashing():
-            faults = {f"{n} {f}" for by_name in self._faults.values() for n, f in by_name.items()}
-            said = "; ".join(sorted(faults)[:4]) or "no byte came"
-            raise errors.Unreachable(f"nothing came for {self._patience_s:.0f} s ({said})")
+        if now - self._progress_at > self._patience_s and not self._hashing():
+            raise self._court.out_of_patience(self._patience_s)
         next_try = self._board.next_try_at(now)
         if not self._said_waiting and next_try is not None and next_try - now > _SILENCE_S and not self._running:
             self._said_waiting = True

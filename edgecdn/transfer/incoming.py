@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +63,10 @@ class Incoming:
     def __init__(self, entry: FileEntry, part: PartialFile | SmallFile, threads: WorkThreads) -> None:
         self.entry = entry
         self.part = part
-        self.givers: dict[int, set[str]] = {s.start // UNIT_BYTES: {EARLIER} for s in part.have}
+        self.given: dict[int, Counter[str]] = {}
+        """Bytes each source gave, by unit."""
+        for span in part.have:
+            self._count(span, EARLIER)
         self.standing: str | None = None
         self.stood: set[str] = set()
         self._suspects: dict[int, tuple[bytes, set[str]]] = {}
@@ -77,9 +81,8 @@ class Incoming:
 
     async def write(self, start: int, pieces: Sequence[bytes], source: str) -> None:
         """Write what `source` gave; verification follows by itself."""
-        for unit in _units(Span(start, start + sum(map(len, pieces)))):
-            self.givers.setdefault(unit, set()).add(source)
         await self._threads.do(self._threads.write, lambda: self.part.write(start, pieces))
+        self._count(Span(start, start + sum(map(len, pieces))), source)
         self._written.set()
 
     async def follow(self) -> bool:
@@ -100,17 +103,28 @@ class Incoming:
         await self._advance(self.entry.size)
         return self._verifier.matches
 
-    async def suspect(self, spans: Sequence[Span], standing: str) -> None:
-        """Count `spans` as missing again; `standing` will give them. What they were is remembered as hashes."""
+    async def suspect(self, spans: Sequence[Span], standing: str) -> Counter[str]:
+        """Count `spans` as missing again; `standing` will give them. What they were is remembered as hashes.
+
+        Returns how many bytes of each source are not used now.
+        """
+        discarded: Counter[str] = Counter()
         for span in spans:
             for unit in _units(span):
                 unit_hash = await self._threads.do(self._threads.hash, partial(self._unit_hash, unit))
-                self._suspects.setdefault(unit, (unit_hash, self.givers.get(unit, set())))
-                self.givers[unit] = set()
+                gave = self.given.pop(unit, Counter())
+                self._suspects.setdefault(unit, (unit_hash, set(gave)))
+                discarded.update(gave)
             await self._threads.do(self._threads.write, partial(self.part.forget, span))
         self.standing = standing
         self.stood.add(standing)
         self._verifier = self._new_verifier()
+        return discarded
+
+    @property
+    def givers(self) -> dict[int, set[str]]:
+        """Who gave each unit."""
+        return {unit: set(gave) for unit, gave in self.given.items()}
 
     async def liars(self) -> set[str]:
         """Who gave bytes that turned out different, now that the whole is right."""
@@ -128,6 +142,11 @@ class Incoming:
             await asyncio.gather(hashing, self._threads.do(self._threads.write, self.part.sync))
         else:
             await hashing
+
+    def _count(self, span: Span, source: str) -> None:
+        for unit in _units(span):
+            low, high = unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES
+            self.given.setdefault(unit, Counter())[source] += min(span.stop, high) - max(span.start, low)
 
     def _unit_hash(self, unit: int) -> bytes:
         start = unit * UNIT_BYTES

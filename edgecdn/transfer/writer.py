@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from edgecdn.spans import UNIT_BYTES
 from edgecdn.transfer.incoming import Incoming
 
 __all__ = ["LeaseWriter"]
@@ -27,10 +26,10 @@ class LeaseWriter:
         self._under_way: asyncio.Future[int] | None = None
 
     async def add(self, piece: bytes) -> None:
-        """Take a piece; waits only while the unit before it is still being written."""
+        """Take a piece; waits only while what came before it is still being written."""
         self._pieces.append(piece)
         self._bytes += len(piece)
-        if self._bytes >= UNIT_BYTES:
+        if self._bytes >= self._incoming.part.unit:
             await self._settle()
             self._begin()
 

@@ -1,0 +1,18 @@
+"""What a command does before it speaks to hubs."""
+
+from __future__ import annotations
+
+import logging
+
+from edgecdn.sources.hub_client import guard_hub_client
+
+__all__ = ["go_online"]
+
+
+def go_online(*, verbose: bool = False) -> None:
+    """Guard the hub library's client in this process, and keep its own warnings to itself: ours say more."""
+    # Never the root logger at DEBUG: HTTP libraries log headers there, and with them the token.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("edgecdn").setLevel(logging.DEBUG if verbose else logging.ERROR)
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING if verbose else logging.ERROR)
+    guard_hub_client()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgecdn.cache.catalog import Catalog
-from edgecdn.errors import BadInput
+from edgecdn.errors import BadInput, Unreachable
 from edgecdn.events import Event, Kind, Listener
 from edgecdn.fileset import FileSet
 from edgecdn.names import ModelRef, RepoType
@@ -70,6 +70,8 @@ async def fetch_async(
     modelscope = settings.hub_modelscope
     if hub == "modelscope" and not modelscope:
         raise BadInput("ModelScope is off in the settings; `edgecdn config set hub.modelscope URL` switches it on")
+    if hub == "modelscope" and settings.offline:
+        raise Unreachable(f"{modelscope} is not asked, HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE.")
     hubs: list[Index] = [ModelScopeApi(modelscope, byte_client)] if hub == "modelscope" else hub_indexes(settings, own)
 
     def make_sources() -> list[Source]:
@@ -82,7 +84,8 @@ async def fetch_async(
         if modelscope:
             kind = Kind.ORIGIN if hub == "modelscope" else Kind.MIRROR
             made.append(ModelScopeSource(modelscope, kind, byte_client, connections=settings.fetch_connections))
-        return [source for source in made if source.kind in kinds]
+        reached = kinds - {Kind.MIRROR, Kind.ORIGIN} if settings.offline else kinds
+        return [source for source in made if source.kind in reached]
 
     catalog = Catalog(settings.home)
     pipeline = Pipeline(settings, Resolver(settings, hubs), make_sources, catalog, listener or _ignore)

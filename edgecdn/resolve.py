@@ -152,7 +152,8 @@ class Resolver:
 
     async def _ask_hubs(self, repo: RepoId, revision: Revision | None, store: RepoStore | None) -> Resolved:
         said: dict[str, str] = {}
-        for attempt in range(_ROUNDS):
+        rounds = 1 if self.settings.offline else _ROUNDS
+        for attempt in range(rounds):
             told_s: float | None = None
             for position, hub in enumerate(self.hubs):
                 try:
@@ -161,7 +162,7 @@ class Resolver:
                     said[hub.name] = str(fault)
                     if isinstance(fault, Busy) and fault.retry_after_s is not None:
                         told_s = max(told_s or 0.0, fault.retry_after_s)
-            if attempt + 1 == _ROUNDS or (told_s or 0.0) > _LONGEST_WAIT_S:
+            if attempt + 1 == rounds or (told_s or 0.0) > _LONGEST_WAIT_S:
                 break
             await self.sleep(backoff_s(attempt + 1, random.random(), told_s))
         raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()))

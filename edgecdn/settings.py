@@ -39,6 +39,7 @@ __all__ = [
     "settings_table",
 ]
 
+_TRUE = frozenset({"1", "on", "yes", "true"})
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_MODELSCOPE = "https://www.modelscope.cn"
 
@@ -143,6 +144,8 @@ class Settings:
     )
     origins: Mapping[str, str] = field(default_factory=dict)
     home: Path = field(default_factory=Path)
+    offline: bool = False
+    """HF_HUB_OFFLINE: no hub is asked for anything, as the hub's own client does it."""
 
 
 def settings_table() -> tuple[Setting, ...]:
@@ -177,7 +180,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     reading = read_settings(environ)
     refuse_problems(reading)
-    return Settings(**reading.values, origins=reading.origins, home=reading.home)
+    offline = (os.environ if environ is None else environ).get("HF_HUB_OFFLINE", "").strip().lower() in _TRUE
+    return Settings(**reading.values, origins=reading.origins, home=reading.home, offline=offline)
 
 
 def refuse_problems(reading: Reading) -> None:

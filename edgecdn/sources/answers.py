@@ -20,8 +20,9 @@ from edgecdn.spans import Span
 
 __all__ = ["check_body", "check_identity", "refuse_status", "retry_after_s"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
-_RATE_LIMIT = re.compile(r"r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
+_RATE_LIMIT = re.compile(r"r\s*=\s*(\d{1,9})\s*;\s*t\s*=\s*(\d{1,9})")
+_MOST_DIGITS = 9
 _DENIED = frozenset({401, 403, 451})
 _GONE = frozenset({404, 410})
 _BUSY = frozenset({408, 425, 429, 503})
@@ -77,7 +78,7 @@ def check_identity(headers: Mapping[str, str], entry: FileEntry, commit: CommitI
     if digest.kind is entry.digest.kind and digest != entry.digest:
         raise Missing(f"has other bytes for {entry.path} ({digest.hex[:12]} instead of {entry.digest.hex[:12]})")
     linked_size = headers.get("X-Linked-Size", "")
-    if linked_size.isdecimal() and int(linked_size) != entry.size:
+    if linked_size and linked_size != str(entry.size):
         raise Missing(f"has a file of {linked_size} bytes for {entry.path} where {entry.size} were expected")
 
 
@@ -106,11 +107,11 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     """
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
+        return float(text[:_MOST_DIGITS])
     if text:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         return max(0.0, (date - now).total_seconds())

@@ -49,6 +49,8 @@ class _Expired(Broken):
 
 async def read_ranged(client: ByteClient, offer: RangedOffer, span: Span) -> AsyncGenerator[bytes, None]:
     """The bytes of `span`; see `Source.read`."""
+    if not len(span):
+        return
     ranged = not offer.whole_only and len(span) < offer.entry.size
     headers = {"Range": f"bytes={span.start}-{span.stop - 1}"} if ranged else {}
     remembered = offer.direct

@@ -38,7 +38,8 @@ def reach_of(address: str) -> Reach:
         return Reach.LINK_LOCAL
     if ip.is_unspecified or ip.is_multicast or ip.is_reserved:
         return Reach.RESERVED
-    return Reach.PUBLIC if ip.is_global else Reach.PRIVATE
+    site_local = isinstance(ip, IPv6Address) and ip.is_site_local  # deprecated, and not in what is_global knows
+    return Reach.PUBLIC if ip.is_global and not site_local else Reach.PRIVATE
 
 
 def may_redirect(hub: Iterable[Reach], target: Iterable[Reach]) -> bool:

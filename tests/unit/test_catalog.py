@@ -1,0 +1,195 @@
+"""The catalog: hashed once, remembered while unchanged, begun anew when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgecdn.cache.catalog import Catalog
+from tests.unit.made import lfs_file
+
+DIGEST = lfs_file("m", b"data").digest
+OTHER = lfs_file("m", b"other").digest
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    made = Catalog(tmp_path / "home")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    path = tmp_path / "blob"
+    path.write_bytes(b"data")
+    return path
+
+
+def test_remembered_while_size_time_and_inode_are_the_same(catalog: Catalog, blob: Path) -> None:
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    assert catalog.is_verified(blob, DIGEST, blob.stat())
+    assert not catalog.is_verified(blob, OTHER, blob.stat())
+    assert not catalog.is_verified(blob.with_name("elsewhere"), DIGEST, blob.stat())
+    catalog.close()
+    assert Catalog(catalog.path.parent).is_verified(blob, DIGEST, blob.stat())
+
+
+def _touch(path: Path) -> None:
+    seen = path.stat()
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 1))
+
+
+def _copy(path: Path) -> None:
+    seen = path.stat()
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    os.utime(copy, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    copy.replace(path)
+
+
+def _grow(path: Path) -> None:
+    seen = path.stat()
+    path.write_bytes(b"data!")
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [_touch, _copy, _grow])
+def test_forgotten_when_the_file_changed(catalog: Catalog, blob: Path, change: Callable[[Path], None]) -> None:
+    catalog.set_verified(blob, DIGEST, blob.stat(), brought=True)
+    assert catalog.was_brought(blob, blob.lstat())
+    change(blob)
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    assert not catalog.was_brought(blob, blob.lstat())
+
+
+def test_forget(catalog: Catalog, blob: Path) -> None:
+    catalog.set_verified(blob, DIGEST, blob.stat(), brought=True)
+    catalog.forget(blob)
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    assert not catalog.was_brought(blob, blob.lstat())
+
+
+def test_only_what_edgecdn_brought_counts_as_brought(catalog: Catalog, blob: Path) -> None:
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    assert not catalog.was_brought(blob, blob.lstat())
+    catalog.set_verified(blob, DIGEST, blob.stat(), brought=True)
+    catalog.set_verified(blob, DIGEST, blob.stat())  # hashed again: still the file we brought
+    assert catalog.was_brought(blob, blob.lstat())
+    _copy(blob)
+    catalog.set_verified(blob, DIGEST, blob.stat())  # somebody else's file under the same name
+    assert not catalog.was_brought(blob, blob.lstat())
+
+
+def _filled(home: Path, blob: Path) -> Path:
+    catalog = Catalog(home)
+    for n in range(500):
+        catalog.set_verified(blob.with_name(f"blob-{n}"), DIGEST, blob.stat())
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    catalog.close()
+    return catalog.path
+
+
+def _halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 + 100)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(9000))
+
+
+def _smashed(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [_halve, _garbage, _smashed])
+def test_a_damaged_file_is_set_aside_and_begun_anew(tmp_path: Path, blob: Path, harm: Callable[[Path], None]) -> None:
+    """FAULTS 29."""
+    path = _filled(tmp_path, blob)
+    harm(path)
+    catalog = Catalog(tmp_path)
+    for n in range(500):
+        catalog.is_verified(blob.with_name(f"blob-{n}"), DIGEST, blob.stat())
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    assert catalog.is_verified(blob, DIGEST, blob.stat())
+    assert catalog.rebuilt
+    assert catalog.check() == "ok"
+    catalog.close()
+    assert path.with_suffix(".broken").exists()
+
+
+@pytest.mark.parametrize("left", [0, 7])
+def test_an_empty_or_torn_file(tmp_path: Path, blob: Path, left: int) -> None:
+    """FAULTS 37."""
+    path = _filled(tmp_path, blob)
+    os.truncate(path, left)
+    catalog = Catalog(tmp_path)
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    assert catalog.is_verified(blob, DIGEST, blob.stat())
+    assert catalog.check() == "ok"
+    catalog.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_wal(tmp_path: Path, blob: Path, share: float) -> None:
+    """FAULTS 29: what a machine that died leaves beside the database."""
+    path = _filled(tmp_path, blob)
+    live = sqlite3.connect(path)
+    live.execute("PRAGMA wal_autocheckpoint=0")
+    with live:
+        live.execute("DELETE FROM verified WHERE path LIKE '%blob-%'")
+    died = tmp_path / "died"
+    died.mkdir()
+    shutil.copy(path, died)
+    wal = Path(shutil.copy(f"{path}-wal", died))
+    live.close()
+    os.truncate(wal, int(wal.stat().st_size * share))
+    catalog = Catalog(died)
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    assert catalog.is_verified(blob, DIGEST, blob.stat())
+    assert catalog.check() == "ok"
+    catalog.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_place_that_cannot_be_written_only_costs_hashing(tmp_path: Path, blob: Path, kind: str) -> None:
+    home = tmp_path / "home"
+    if kind == "file":
+        home.write_bytes(b"in the way")
+    else:
+        (home / "catalog.sqlite").mkdir(parents=True)
+    catalog = Catalog(home)
+    catalog.set_verified(blob, DIGEST, blob.stat())
+    catalog.forget(blob)
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    assert not catalog.was_brought(blob, blob.lstat())
+    assert catalog.check() != "ok"
+    catalog.close()
+    assert not catalog.rebuilt
+
+
+def test_a_read_only_database_is_left_as_it_is(tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 26. Read-only by SQLite's own switch, for root may write anywhere."""
+    path = _filled(tmp_path, blob)
+    before = path.read_bytes()
+    connect = sqlite3.connect
+
+    def read_only(_path: Path, **options: object) -> sqlite3.Connection:
+        return connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    catalog = Catalog(tmp_path)
+    catalog.set_verified(blob.with_name("new"), DIGEST, blob.stat())
+    assert not catalog.is_verified(blob.with_name("new"), DIGEST, blob.stat())
+    catalog.close()
+    assert not catalog.rebuilt
+    assert path.read_bytes() == before

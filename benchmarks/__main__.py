@@ -96,6 +96,7 @@ def stalled(base: Path) -> str:
 def resume(base: Path) -> str:
     """kill -9 at half, then again: bytes the hub sent in all."""
     folder = base / "r"
+    shutil.rmtree(folder, ignore_errors=True)
     with HubProcess("--generate", "org/big=1x1024MiB", "--scratch", str(base / "made1")) as hub:
         hub.inject(slow_total(200_000_000))
         settings = {

@@ -43,7 +43,7 @@ class EdgecdnError(Exception):
     def __init__(self, detail: str = "", *, hint: str | None = None, **fields: object) -> None:
         self.fields = {"detail": detail, **fields}
         self.message = self.template.format_map(self.fields)
-        self.remedy = (self.hint if hint is None else hint).format_map(self.fields)
+        self.remedy = self.hint.format_map(self.fields) if hint is None else hint
         super().__init__(self.message)
 
 

@@ -33,6 +33,9 @@ class RepoType(StrEnum):
         return f"{self.value}s"
 
 
+_PREFIXES = frozenset(t.plural for t in RepoType)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class RepoId:
     """A repo: type and `namespace/name` (old canonical repos have no namespace)."""
@@ -42,7 +45,8 @@ class RepoId:
 
     def __post_init__(self) -> None:
         parts = self.name.split("/")
-        if len(parts) > 2 or not all(_is_name(part) for part in parts):
+        prefixed = len(parts) == 2 and parts[0] in _PREFIXES  # `datasets/x` is the data set x, no model
+        if len(parts) > 2 or prefixed or not all(_is_name(part) for part in parts):
             raise BadInput(f"{self.name[:120]!r} is not a repo name (OWNER/NAME, letters, digits, '-', '_', '.')")
 
     @classmethod

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS verified (
 CREATE TABLE IF NOT EXISTS brought (path TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _REMEMBERED = "SELECT size, mtime_ns, inode FROM verified WHERE path = ?"
+_VERSION = 1
 _BUSY_S = 10.0
 _T = TypeVar("_T")
 
@@ -112,7 +113,12 @@ class Catalog:
             try:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
-                db.executescript(_SCHEMA)
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version not in (0, _VERSION):
+                    raise sqlite3.DatabaseError("another schema")  # noqa: TRY301 - set aside as any broken file
+                if version == 0:
+                    db.executescript(_SCHEMA)
+                    db.execute(f"PRAGMA user_version = {_VERSION}")
             except sqlite3.DatabaseError:
                 db.close()
                 raise

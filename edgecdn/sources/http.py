@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
@@ -40,8 +41,9 @@ _MOST_JSON_BYTES = 64 << 20
 _HOPS = 5
 """Most redirects followed for one request."""
 
-_READ_BUFFER_BYTES = 1 << 20
-"""One journal unit: the receiver is not paused while a unit is being collected."""
+_READ_BUFFER_BYTES = 256 << 10
+_MOST_IN_FLIGHT_BYTES = 2 << 20
+"""Window of one connection: what a crash or a split loses of it. 16 of them carry 1 Gbit/s over 250 ms."""
 
 _LOOKUP_MEMORY_S = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -205,7 +207,9 @@ class ByteClient:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, resolver=self._resolver, use_dns_cache=False)
+            connector = aiohttp.TCPConnector(
+                limit=0, resolver=self._resolver, use_dns_cache=False, socket_factory=_small_window
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=STALL_S),
@@ -216,6 +220,19 @@ class ByteClient:
                 trust_env=True,
             )
         return self._session
+
+
+def _small_window(address: AddrInfoType) -> socket.socket:
+    """A socket that lets no more than `_MOST_IN_FLIGHT_BYTES` be on their way.
+
+    A clamp, not a buffer size: that would end the kernel's own tuning and be cut to rmem_max.
+    """
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    clamp = getattr(socket, "TCP_WINDOW_CLAMP", None)  # Linux
+    if clamp is not None:
+        made.setsockopt(socket.IPPROTO_TCP, clamp, _MOST_IN_FLIGHT_BYTES)
+    return made
 
 
 def get_proxy(url: URL) -> URL | None:

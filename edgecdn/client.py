@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from edgecdn.cache.catalog import Catalog
 from edgecdn.errors import BadInput, Unreachable
@@ -24,37 +26,59 @@ from edgecdn.sources.modelscope import ModelScopeApi, ModelScopeSource
 from edgecdn.sources.xet import XetSource
 from edgecdn.token_owner import token_owner
 
-__all__ = ["credentials", "fetch", "fetch_async", "hub_indexes"]
+__all__ = ["FetchOptions", "credentials", "fetch", "fetch_async", "hub_indexes", "run_fetch"]
 
 
-def fetch(
-    model: str,
-    *,
-    repo_type: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    all_formats: bool = False,
-    local_dir: str | os.PathLike[str] | None = None,
-    settings: Settings | None = None,
-    listener: Listener | None = None,
-) -> Fetched:
+class FetchOptions(TypedDict, total=False):
+    """What can be said of a fetch, beside its name; all of it optional."""
+
+    repo_type: str
+    """`model` (default), `dataset` or `space`."""
+    include: Sequence[str]
+    """Only files that match one of these shell patterns."""
+    exclude: Sequence[str]
+    """Not the files that match one of these."""
+    all_formats: bool
+    """Also the same weights in other formats than safetensors."""
+    local_dir: str | os.PathLike[str]
+    """Also put the files there."""
+    settings: Settings
+    """Instead of those of the environment and the configuration file."""
+    listener: Listener
+    """Told what happens (`edgecdn.events`), on the event loop of the fetch."""
+
+
+def fetch(model: str, **options: Unpack[FetchOptions]) -> Fetched:
     """Fetch a model or data set into the Hugging Face cache, verified; returns where it is and what it took.
 
-    `model` is what the command takes: a short name, `owner/name`, `owner/name@revision`, `datasets/...`.
-    Raises an EdgecdnError. Blocks; from async code use `fetch_async`.
+    `model` is what the command takes: a short name, `owner/name`, `owner/name@revision`, `datasets/...`;
+    `options` are those of `FetchOptions`. Raises an EdgecdnError. Blocks; where an event loop runs already
+    (a notebook), it works in a thread of its own; async code awaits `fetch_async`.
     """
-    return asyncio.run(
-        fetch_async(
-            ModelRef.parse(model, RepoType(repo_type) if repo_type else None),
-            FileSet(tuple(include), tuple(exclude), all_formats),
-            settings or load_settings(),
-            listener=listener,
-            local_dir=None if local_dir is None else Path(local_dir),
-        )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(fetch_async(model, **options))
+    with ThreadPoolExecutor(1, thread_name_prefix="edgecdn-fetch") as aside:
+        return aside.submit(lambda: asyncio.run(fetch_async(model, **options))).result()
+
+
+async def fetch_async(model: str, **options: Unpack[FetchOptions]) -> Fetched:
+    """As `fetch`, for async code."""
+    repo_type, local_dir = options.get("repo_type"), options.get("local_dir")
+    wanted = FileSet(
+        tuple(options.get("include", ())), tuple(options.get("exclude", ())), options.get("all_formats", False)
+    )
+    return await run_fetch(
+        ModelRef.parse(model, RepoType(repo_type) if repo_type else None),
+        wanted,
+        options.get("settings") or load_settings(),
+        listener=options.get("listener"),
+        local_dir=None if local_dir is None else Path(local_dir),
     )
 
 
-async def fetch_async(
+async def run_fetch(
     ref: ModelRef,
     wanted: FileSet,
     settings: Settings,
@@ -64,7 +88,10 @@ async def fetch_async(
     kinds: frozenset[Kind] = frozenset(Kind),
     hub: str = "",
 ) -> Fetched:
-    """As `fetch`. `kinds` limits which sources give bytes; `hub` is `modelscope` to take names from there."""
+    """A fetch from parsed parts: what the programs call.
+
+    `kinds` limits which sources give bytes; `hub` is `modelscope` to take names from there.
+    """
     own = credentials(settings)
     byte_client = ByteClient([c for c in (own, _modelscope_credentials(settings)) if c])
     modelscope = settings.hub_modelscope

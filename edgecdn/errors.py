@@ -29,6 +29,7 @@ __all__ = [
     "RepoMissing",
     "RevisionMissing",
     "SettingsInvalid",
+    "SystemFailed",
     "Unreachable",
 ]
 
@@ -179,6 +180,14 @@ class CacheRefused(EdgecdnError, OSError):
     template = "{where} is refused: {detail}."
     hint = "Somebody or something placed it there; look at it, move it away, and run the command again."
     exit_code = 5
+
+
+class SystemFailed(EdgecdnError, OSError):
+    """The operating system refused something for a reason that has no error of its own here."""
+
+    template = "The system refused: {detail}."
+    hint = "`edgecdn doctor` looks at disk, limits and cache."
+    exit_code = 1
 
 
 class AgentNotRunning(EdgecdnError, ConnectionError):

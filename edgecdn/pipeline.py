@@ -189,9 +189,8 @@ class Pipeline:
     async def _transfer(
         self, resolved: Resolved, store: RepoStore, state: SafeDir, missing: Sequence[FileEntry]
     ) -> None:
-        def remember(entry: FileEntry) -> None:
-            path = store.path / "blobs" / entry.digest.hex
-            self.catalog.set_verified(path, entry.digest, path.stat(), brought=True)
+        def remember(entry: FileEntry, seen: os.stat_result) -> None:
+            self.catalog.set_verified(store.path / "blobs" / entry.digest.hex, entry.digest, seen, brought=True)
 
         sources = self.sources()
         transfer = Transfer(
@@ -200,7 +199,7 @@ class Pipeline:
             sources,
             self._tell,
             patience_s=self.settings.fetch_patience_s,
-            on_published=remember,
+            on_publishing=remember,
             page=resolved.page,
         )
         try:

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgecdn.cache.scan import cached_repos
 from edgecdn.cache.store import RepoStore, open_repo
+from edgecdn.digest import DigestKind
 from edgecdn.errors import (
     AmbiguousName,
     EdgecdnError,
@@ -25,7 +27,7 @@ from edgecdn.local_names import find_repo
 from edgecdn.manifest import Manifest
 from edgecdn.names import CommitId, ModelRef, RepoId, RepoType, Revision
 from edgecdn.plan.backoff import backoff_s
-from edgecdn.settings import Settings
+from edgecdn.settings import DEFAULT_ENDPOINT, Settings
 from edgecdn.shortnames import lookup, nearest, shipped_names
 from edgecdn.sources.faults import Busy, SourceFault
 
@@ -92,7 +94,13 @@ class Resolver:
         """
         repo = self._known_name(ref)
         if repo is not None:
-            return await self._resolve_repo(repo, ref.revision)
+            try:
+                return await self._resolve_repo(repo, ref.revision)
+            except RepoMissing as missing:
+                if ref.is_full:
+                    raise
+                told = f" '{ref.name}' stands for it.{missing.fields['nearest']}"
+                raise RepoMissing(**{**missing.fields, "nearest": told}) from missing  # type: ignore[arg-type]  # as made
         literal = ref.repo()
         try:
             return await self._resolve_repo(literal, ref.revision)
@@ -165,7 +173,8 @@ class Resolver:
             if attempt + 1 == rounds or (told_s or 0.0) > _LONGEST_WAIT_S:
                 break
             await self.sleep(backoff_s(attempt + 1, random.random(), told_s))
-        raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()))
+        hint = "Unset HF_HUB_OFFLINE to ask the hubs." if self.settings.offline else None
+        raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()), hint=hint)
 
     async def _ask_hub(
         self, hub: Index, repo: RepoId, revision: Revision | None, store: RepoStore | None, *, first: bool
@@ -176,18 +185,26 @@ class Resolver:
             existing = await hub.revisions(repo)
             raise _with_nearest(missing, nearest(str(revision), existing) or existing[:_LISTED]) from missing
         except RepoMissing as missing:
-            near = nearest(repo.name, [*shipped_names().get(repo.type, {}).values(), *await _similar(hub, repo)])
+            shipped = shipped_names().get(repo.type, {}).values() if hub.endpoint == DEFAULT_ENDPOINT else ()
+            here = [found.name for found in cached_repos(self.settings.cache_dir) if found.type is repo.type]
+            near = nearest(
+                repo.name, [name for name in (*await _similar(hub, repo), *here, *shipped) if name != repo.name]
+            )
             raise _with_nearest(missing, near) from missing
         ref = None if revision and revision.commit else revision or Revision("main")
         stale = False
         if ref is not None and store is not None:
-            if not hub.owns_refs:  # a branch of that name that came from another hub is not this one's to move
-                stale = store.read_ref(ref) not in (None, head.commit)
+            if not hub.owns_refs:
+                stale = _is_a_hubs(store, ref)
             elif not first:
                 stale = await self._is_behind(hub, repo, ref, head.commit, store)
+                known = self._seen(store, ref) if stale else None
+                if known is not None:
+                    self.notes.append(f"{hub.name} is behind what is here; using the commit of {ref} last seen here.")
+                    return Resolved(known, ref, None, self._page(hub, repo))
         manifest = (store.read_tree(head.commit) if store else None) or await hub.manifest(repo, head.commit)
         if stale:
-            self.notes.append(f"{hub.name} has another {ref} than the newer one seen here; {ref} here stays as it is.")
+            self.notes.append(f"{hub.name} has another {ref} than the one here; {ref} here stays as it is.")
         return Resolved(
             manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo), stale=stale
         )
@@ -203,14 +220,18 @@ class Resolver:
             return True
 
     def _last_seen(self, store: RepoStore | None, revision: Revision) -> Resolved | None:
-        commit = store.read_ref(revision) if store else None
-        manifest = store.read_tree(commit) if store and commit else None
+        manifest = self._seen(store, revision)
         if manifest is None:
             return None
-        self.notes.append(
-            f"No hub answers; using the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})."
-        )
+        why = "HF_HUB_OFFLINE is set" if self.settings.offline else "No hub answers"
+        seen = f"the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})"
+        self.notes.append(f"{why}; using {seen}.")
         return Resolved(manifest, revision, None, "", stale=True)
+
+    @staticmethod
+    def _seen(store: RepoStore | None, revision: Revision) -> Manifest | None:
+        commit = store.read_ref(revision) if store else None
+        return store.read_tree(commit) if store and commit else None
 
     def _open_store(self, repo: RepoId) -> RepoStore | None:
         try:
@@ -221,6 +242,13 @@ class Resolver:
     @staticmethod
     def _page(hub: Index, repo: RepoId) -> str:
         return f"{hub.endpoint}/{repo.url_path}"
+
+
+def _is_a_hubs(store: RepoStore, ref: Revision) -> bool:
+    """Whether a branch here came from a hub with commits of its own: its listing has git ids, ModelScope's has none."""
+    commit = store.read_ref(ref)
+    known = store.read_tree(commit) if commit else None
+    return commit is not None and (known is None or any(e.digest.kind is DigestKind.GIT_SHA1 for e in known.files))
 
 
 async def _similar(hub: Index, repo: RepoId) -> list[str]:

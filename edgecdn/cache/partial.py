@@ -63,9 +63,9 @@ class SmallFile:
         buffer[: len(data)] = data
         return len(data)
 
-    def forget(self, span: Span) -> None:
-        """Count `span` as missing again."""
-        self._left += len(span)
+    def forget(self, spans: Sequence[Span]) -> None:
+        """Count `spans` as missing again."""
+        self._left += sum(map(len, spans))
 
     def sync(self, *, whole: bool = False) -> None:
         """Nothing to do before it is published."""
@@ -125,11 +125,12 @@ class PartialFile:
         """Fill `buffer` from `start`; fewer bytes at the end of the file."""
         return os.preadv(self._fd, [buffer], start)
 
-    def forget(self, span: Span) -> None:
-        """Count the units of `span` (unit-aligned, or up to the end) as missing again."""
+    def forget(self, spans: Sequence[Span]) -> None:
+        """Count the units of `spans` (each unit-aligned, or up to the end) as missing again."""
         with self._lock:
-            for index in range(span.start // self.unit, -(-span.stop // self.unit)):
-                self._left[index] = min(self.unit, self.size - index * self.unit)
+            for span in spans:
+                for index in range(span.start // self.unit, -(-span.stop // self.unit)):
+                    self._left[index] = min(self.unit, self.size - index * self.unit)
             self._rewrite_journal()
 
     def sync(self, *, whole: bool = False) -> None:
@@ -138,6 +139,10 @@ class PartialFile:
             (os.fsync if whole else os.fdatasync)(self._fd)
         with self._lock:
             self._journal.barrier()
+
+    def stat(self) -> os.stat_result:
+        """The file's own record: a rename changes neither inode nor modification time."""
+        return os.fstat(self._fd)
 
     def check_present(self) -> None:
         """Raise PartialVanished when the file is no longer where it was."""

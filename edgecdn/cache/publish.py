@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgecdn.cache.locks import client_lock
@@ -24,13 +24,19 @@ from edgecdn.names import Revision
 __all__ = ["publish_partial", "publish_small", "publish_snapshot"]
 
 
-def publish_partial(store: RepoStore, partial: PartialFile) -> None:
+Record = Callable[[os.stat_result], None]
+"""Remembers a file as verified and ours, before it has its name: an early row matches nothing, a late one may
+find what another program renamed there meanwhile."""
+
+
+def publish_partial(store: RepoStore, partial: PartialFile, record: Record) -> None:
     """Give a verified partial file its final name; raises PartialVanished, NoSpace, ReadOnlyStore."""
     crash_point("publish.1")
     partial.sync(whole=True)
     crash_point("publish.2")
     with store.locks() as locks, client_lock(locks, partial.digest.hex):
         partial.check_present()
+        record(partial.stat())
         partial.folder.rename(partial.name, partial.digest.hex)
     crash_point("publish.3")
     partial.folder.sync()
@@ -38,15 +44,15 @@ def publish_partial(store: RepoStore, partial: PartialFile) -> None:
     partial.close(published=True)
 
 
-def publish_small(store: RepoStore, small: SmallFile) -> None:
+def publish_small(store: RepoStore, small: SmallFile, record: Record) -> None:
     """Write a verified small file; its folder is synced once, in `publish_snapshot`."""
     crash_point("publish.1")
     with store.blobs(create=True) as blobs:
-        _write_small(store, blobs, small)
+        _write_small(store, blobs, small, record)
     crash_point("publish.3")
 
 
-def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile) -> None:
+def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile, record: Record) -> None:
     name = f"{small.digest.hex}.{secrets.token_hex(4)}.incomplete"
     fd = blobs.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -54,6 +60,7 @@ def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile) -> None:
             file.write(small.data)
             file.flush()
             os.fsync(fd)
+            record(os.fstat(fd))
         crash_point("publish.2")
         with store.locks() as locks, client_lock(locks, small.digest.hex):
             blobs.rename(name, small.digest.hex)

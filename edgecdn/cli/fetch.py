@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from edgecdn.cli.interrupt import run_cancellable
 from edgecdn.cli.online import go_online
 from edgecdn.cli.output import human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
-from edgecdn.client import fetch_async
+from edgecdn.client import run_fetch
 from edgecdn.errors import BadInput, EdgecdnError, Interrupted
 from edgecdn.events import Kind
 from edgecdn.fileset import FileSet
@@ -60,12 +60,12 @@ def fetch(
     settings = load_settings()
     wanted = FileSet(include, exclude, all_formats)
     with FetchProgress(quiet=quiet or as_json) as progress:
-        work = fetch_async(
+        work = run_fetch(
             ref, wanted, settings, listener=progress, local_dir=local_dir, kinds=_kinds(from_), hub=hub or ""
         )
         try:
-            fetched = asyncio.run(work)
-        except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+            fetched = run_cancellable(work)
+        except KeyboardInterrupt as stop:
             raise _interrupted(progress) from stop
     if as_json:
         print_json(asdict(fetched))

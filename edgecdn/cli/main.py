@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from edgecdn.errors import EdgecdnError, Interrupted
+from edgecdn.errors import EdgecdnError, Interrupted, SystemFailed
 from edgecdn.version import VERSION
 
 __all__ = ["main", "run"]
@@ -63,16 +63,16 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="edgecdn")
 def main() -> None:
-    r"""Model files for a lab: fetched once, verified always, shared by everyone.
+    """Model files for a lab: fetched once, verified always, shared by everyone.
 
     \b
     edgecdn fetch qwen-7b                     a well-known short name
     edgecdn fetch Qwen/Qwen2.5-7B@main        owner/name, branch, tag or commit
     edgecdn fetch datasets/openai/gsm8k       a data set
-    """
+    """  # noqa: D301 - \b is the character that keeps click from filling the paragraph
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - a table of what can end a command
     """Run the command line; returns the exit code. Errors are printed to stderr: what, then what to do."""
     try:
         result = main.main(
@@ -90,6 +90,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _say(SystemFailed(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")))
     return result if isinstance(result, int) else 0  # what `ctx.exit(CODE)` said
 
 

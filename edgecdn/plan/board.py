@@ -11,7 +11,9 @@ Rules, in order:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable
+from itertools import islice
 from random import Random
 
 from edgecdn.events import Kind
@@ -33,6 +35,9 @@ GRACE_S = 5.0
 _SIDE_BY_SIDE = 2
 _MOST_OFFENCES = 3
 """Wrong answers after which a source is dropped for the job."""
+
+_FORGIVEN_BYTES = 64 << 20
+"""So many good bytes after a wrong answer make up for it: a long job meets a few by accident."""
 
 _COST = {Kind.CACHE: 0, Kind.LAN: 1, Kind.MIRROR: 2, Kind.ORIGIN: 2}
 
@@ -108,6 +113,10 @@ class Board:
         source.steady.add(count, now)
         source.last_byte_at = now
         source.failures = 0
+        source.ever_gave = True
+        source.good_bytes += count
+        if source.good_bytes > _FORGIVEN_BYTES:
+            source.offences = 0
         lease.blob.givers[source.name] = lease.blob.givers.get(source.name, 0) + count
 
     def end(self, lease: Lease, written_to: int) -> None:
@@ -134,8 +143,10 @@ class Board:
 
     def misbehaved(self, source: SourceState, reason: str, now: float) -> bool:
         """It answered something else than asked; True when that was once too often."""
-        source.offences += 1
-        source.blocked_until = now + backoff_s(source.offences, self._chance.random())
+        if now >= source.blocked_until:  # requests that ran side by side met the same trouble: it counts once
+            source.offences += 1
+            source.good_bytes = 0
+        source.blocked_until = max(source.blocked_until, now + backoff_s(source.offences, self._chance.random()))
         if source.offences >= _MOST_OFFENCES:
             self.drop(source, reason)
         return source.dropped is not None
@@ -172,19 +183,9 @@ class Board:
         return min(waits, default=None)
 
     def _next_blob(self, source: SourceState, now: float) -> Blob | None:
-        skipped: list[Blob] = []
-        candidates: list[Blob] = []
-        while source.queue and len(candidates) < _SIDE_BY_SIDE:
-            blob = source.queue.popleft()
-            if not blob.free or blob not in source.offered or blob in candidates:
-                continue
-            if self._may_take(source, blob, now):
-                candidates.append(blob)
-            else:
-                skipped.append(blob)
-                if len(skipped) > 8 * _SIDE_BY_SIDE:
-                    break
-        source.queue.extendleft(reversed(candidates + skipped))
+        """The next file for a source. The queue is short: the engine opens a few dozen files at a time."""
+        source.queue = deque(b for b in dict.fromkeys(source.queue) if b.free and b in source.offered)
+        candidates = islice((b for b in source.queue if self._may_take(source, b, now)), _SIDE_BY_SIDE)
         return min(candidates, key=lambda b: len(b.leases), default=None)
 
     def _may_take(self, source: SourceState, blob: Blob, now: float) -> bool:

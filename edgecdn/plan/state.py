@@ -82,6 +82,9 @@ class SourceState:
     last_byte_at: float = 0.0
     failures: int = 0
     offences: int = 0
+    ever_gave: bool = False
+    good_bytes: int = 0
+    """Since the last offence."""
     dropped: str | None = None
 
     def usable(self, now: float) -> bool:

@@ -84,6 +84,10 @@ class Court:
 
     def out_of_patience(self, waited_s: float) -> errors.EdgecdnError:
         """The error when nothing came for too long."""
-        said: Sequence[str] = sorted({f"{n} {f}" for by_name in self._faults.values() for n, f in by_name.items()})
-        detail = "; ".join(said[:_MOST_NAMED]) or "no byte came"
-        return errors.Unreachable(f"nothing came for {waited_s:.0f} s ({detail})")
+        said = self.last_said(list(self._board.sources)) or "no byte came"
+        return errors.Unreachable(f"nothing came for {waited_s:.0f} s ({said})")
+
+    def last_said(self, names: Sequence[str]) -> str:
+        """What went wrong with some sources, a fragment each."""
+        said = {f"{n} {f}" for by_name in self._faults.values() for n, f in by_name.items() if n in names}
+        return "; ".join(sorted(said)[:_MOST_NAMED])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecdn.spans import UNIT_BYTES, Span, give_back
+from edgecdn.spans import UNIT_BYTES, Span
 
 __all__ = ["Verdict", "judge"]
 
@@ -40,5 +40,8 @@ def judge(size: int, givers: Mapping[int, set[str]], standing: str | None, candi
     again: list[Span] = []
     for unit, names in sorted(givers.items()):
         if names != {truth}:
-            give_back(again, Span(unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, size)))
+            span = Span(unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, size))
+            if again and again[-1].stop == span.start:
+                span = Span(again.pop().start, span.stop)
+            again.append(span)
     return Verdict(liar, truth, tuple(again))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +47,8 @@ from edgecdn.transfer.writer import LeaseWriter
 
 __all__ = ["Transfer"]
 
+_log = logging.getLogger(__name__)
+
 _TICK_S = 0.2
 """How often stalls, growth and waits are looked at when nothing else happens."""
 
@@ -57,6 +61,9 @@ _FIRST_OFFERS_S = 3.0
 _LONGEST_TOLD_S = 900.0
 """A hub may ask for a pause of at most this; beyond, it is not waited for."""
 
+_HOPELESS = 5
+"""So many failures in a row, some 10 s, of sources that never gave a byte end a fetch before its patience does."""
+
 _SILENCE_S = 3.0
 """Without a byte for this long, the user is told why."""
 
@@ -64,7 +71,8 @@ _SILENCE_S = 3.0
 class Transfer:
     """Brings files of one commit into the store, verified. Use once.
 
-    `on_published` is called in a thread for each file that got its name. `page` is the repo's page on its hub.
+    `on_publishing` is called in a thread for each verified file, with its stat, just before it gets
+    its name. `page` is the repo's page on its hub.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class Transfer:
         listener: Listener,
         *,
         patience_s: float,
-        on_published: Callable[[FileEntry], None],
+        on_publishing: Callable[[FileEntry, os.stat_result], None],
         page: str = "",
         clock: Callable[[], float] = time.monotonic,
         chance: Random | None = None,
@@ -85,7 +93,7 @@ class Transfer:
         self._sources = {source.name: source for source in sources}
         self._listener = listener
         self._patience_s = patience_s
-        self._on_published = on_published
+        self._on_publishing = on_publishing
         self._page = page
         self._clock = clock
         self._board = Board(chance or Random())
@@ -93,6 +101,7 @@ class Transfer:
         self._offers: dict[str, Mapping[Digest, Offer]] = {}
         self._incoming: dict[Blob, Incoming] = {}
         self._court = Court(self._board, self._offers, listener)
+        self._parts: set[PartialFile] = set()
         self._waiting: deque[FileEntry] = deque()
         self._running: dict[Lease, asyncio.Task[None]] = {}
         self._asking: list[asyncio.Task[None]] = []
@@ -100,6 +109,7 @@ class Transfer:
         self._left = 0
         self._open = 0
         self._progress_at = self._clock()
+        self._told_until = 0.0
         self._said_waiting = False
 
     async def run(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
@@ -122,9 +132,9 @@ class Transfer:
         except BaseExceptionGroup as failures:
             raise most_telling(failures) from failures
         finally:
-            for incoming in self._incoming.values():
-                incoming.part.close()
-            self._threads.stop()
+            await asyncio.to_thread(self._threads.stop)  # first, so that nothing uses what is closed next
+            for part in self._parts:
+                part.close()
 
     async def _drive(self, group: asyncio.TaskGroup, manifest: Manifest) -> None:
         while self._left:
@@ -173,10 +183,13 @@ class Transfer:
         if cheap:
             await asyncio.wait(cheap, timeout=_FIRST_OFFERS_S)
 
+    def _offering(self, entry: FileEntry) -> list[str]:
+        used = self._board.sources
+        return [n for n, offers in self._offers.items() if entry.digest in offers and used[n].dropped is None]
+
     def _offer(self, name: str, blob: Blob) -> None:
-        state = self._board.sources[name]
-        if blob.entry.digest in self._offers.get(name, ()) and state.dropped is None:
-            self._board.offer(state, blob)
+        if name in self._offering(blob.entry):
+            self._board.offer(self._board.sources[name], blob)
 
     # One file, from its first byte to its publication
 
@@ -185,14 +198,13 @@ class Transfer:
         while not published:
             part = await self._threads.do(self._threads.write, lambda: self._open_part(entry))
             incoming = Incoming(entry, part, self._threads)
-            blob = self._board.add_blob(entry, incoming.missing(), ())
+            blob = self._board.add_blob(entry, incoming.missing(), self._offering(entry))
             self._incoming[blob] = incoming
-            for name in self._sources:
-                self._offer(name, blob)
             self._wake.set()
             published = await self._complete(blob, incoming)
             self._board.remove(blob)
             del self._incoming[blob]
+            self._parts -= {part}
         self._open -= 1
         self._left -= 1
         self._wake.set()
@@ -201,7 +213,9 @@ class Transfer:
     def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
             return SmallFile(entry.digest, entry.size)
-        return PartialFile(self._store.blobs(create=True), self._state, entry.digest, entry.size)
+        part = PartialFile(self._store.blobs(create=True), self._state, entry.digest, entry.size)
+        self._parts.add(part)
+        return part
 
     async def _complete(self, blob: Blob, incoming: Incoming) -> bool:
         """Wait for all bytes, verify, publish; False when the partial file vanished and all begins again."""
@@ -211,7 +225,7 @@ class Transfer:
         for liar in await incoming.liars():
             self._court.lied(liar, blob.entry)
         try:
-            await self._threads.do(self._threads.write, lambda: self._publish(part, blob.entry))
+            await self._threads.do(self._threads.publish, lambda: self._publish(part, blob.entry))
         except PartialVanished:
             self._listener(
                 Note(f"The partial file of {blob.entry.path} was removed by another program; it starts again.")
@@ -222,11 +236,13 @@ class Transfer:
         return True
 
     def _publish(self, part: PartialFile | SmallFile, entry: FileEntry) -> None:
+        def record(seen: os.stat_result) -> None:
+            self._on_publishing(entry, seen)
+
         if isinstance(part, PartialFile):
-            publish_partial(self._store, part)
+            publish_partial(self._store, part, record)
         else:
-            publish_small(self._store, part)
-        self._on_published(entry)
+            publish_small(self._store, part, record)
 
     async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
         try:
@@ -249,6 +265,8 @@ class Transfer:
 
     async def _serve(self, lease: Lease) -> None:
         incoming = self._incoming[lease.blob]
+        where = (lease.source.name, incoming.entry.path, lease.start, lease.stop)
+        _log.debug("%s is asked for %s, bytes %d to %d", *where)
         writer = LeaseWriter(incoming, lease.start, lease.source.name, lambda count: self._landed(lease, count))
         try:
             await self._receive(lease, writer)
@@ -268,7 +286,7 @@ class Transfer:
             async with aclosing(source.read(offer, Span(lease.start, lease.stop))) as pieces:
                 async for piece in pieces:
                     data = piece[: lease.stop - lease.position]
-                    self._board.received(lease, len(data), self._clock())
+                    self._arrived(lease, len(data))
                     await writer.add(data)
                     if lease.position >= lease.stop:  # a split may have lowered it meanwhile
                         break
@@ -277,13 +295,18 @@ class Transfer:
         finally:
             await writer.flush()
 
+    def _arrived(self, lease: Lease, count: int) -> None:
+        now = self._clock()
+        self._board.received(lease, count, now)
+        if count:
+            self._progress_at, self._told_until, self._said_waiting = now, 0.0, False
+
     def _landed(self, lease: Lease, count: int) -> None:
-        self._progress_at = max(self._progress_at, self._clock())
-        self._said_waiting = False
         self._listener(BytesReceived(lease.source.name, lease.source.kind, count))
 
     def _faulted(self, lease: Lease, fault: SourceFault) -> None:
         source, blob, now = lease.source, lease.blob, self._clock()
+        _log.info("%s, %s: %s", source.name, blob.entry.path, fault)
         self._court.record(source.name, blob.entry, fault)
         match fault:
             case Missing():
@@ -294,7 +317,8 @@ class Transfer:
                 self._court.drop(source.name, f"asks to be left alone for {told:.0f} s")
             case Busy(retry_after_s=told):
                 self._board.busy(source, told, now)
-                self._progress_at = max(self._progress_at, now + (told or 0.0))
+                # A pause that was asked for is no silence; but not for ever, however often it is asked for.
+                self._told_until = min(now + (told or 0.0), self._progress_at + _LONGEST_TOLD_S)
             case NoRanges():
                 self._board.whole_only(source, blob)
             case Misbehaved():
@@ -317,13 +341,23 @@ class Transfer:
                 raise self._court.hopeless(manifest, blob.entry, self._page)
 
     def _check_patience(self, now: float) -> None:
-        if now - self._progress_at > self._patience_s and not self._hashing():
+        if self._hashing():
+            return
+        if now > max(self._progress_at + self._patience_s, self._told_until):
             raise self._court.out_of_patience(self._patience_s)
+        if now > self._told_until and self._all_fail():
+            raise self._court.out_of_patience(now - self._progress_at)
         next_try = self._board.next_try_at(now)
         if not self._said_waiting and next_try is not None and next_try - now > _SILENCE_S and not self._running:
             self._said_waiting = True
-            names = ", ".join(n for n, s in self._board.sources.items() if s.blocked_until > now)
-            self._listener(Waiting(f"{names} asked for a pause or failed; next try in {next_try - now:.0f} s"))
+            said = self._court.last_said([n for n, s in self._board.sources.items() if s.blocked_until > now])
+            limit = max(self._progress_at + self._patience_s, self._told_until) - now
+            self._listener(Waiting(f"Waiting up to {limit:.0f} s: {said}."))
+
+    def _all_fail(self) -> bool:
+        """Whether no source ever gave a byte, and each failed again and again: waiting is for lines that worked."""
+        asked = [s for s in self._board.sources.values() if s.dropped is None and s.offered]
+        return bool(asked) and all(s.failures >= _HOPELESS and not s.ever_gave for s in asked)
 
     def _hashing(self) -> bool:
         """Whether all that is left is verification and publication, for which no source is to blame."""

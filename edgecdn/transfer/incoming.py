@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from edgecdn.cache.partial import PartialFile, SmallFile
+from edgecdn.errors import Interrupted
 from edgecdn.manifest import FileEntry
 from edgecdn.spans import UNIT_BYTES, Span, invert
 from edgecdn.verify import PrefixVerifier
@@ -28,6 +30,9 @@ _STEP_BYTES = 16 << 20
 _SYNC_BYTES = 128 << 20
 """Written data is made durable this often, so that little is left to wait for at the end."""
 
+_PUBLISHING = 4
+"""Threads of their own: a publication may wait 5 s for a client's lock, and writing must not wait with it."""
+
 _T = TypeVar("_T")
 
 
@@ -37,6 +42,8 @@ class WorkThreads:
 
     write: ThreadPoolExecutor
     hash: ThreadPoolExecutor
+    publish: ThreadPoolExecutor
+    stopping: threading.Event
 
     @classmethod
     def start(cls) -> WorkThreads:
@@ -45,6 +52,8 @@ class WorkThreads:
         return cls(
             ThreadPoolExecutor(4 + cores, thread_name_prefix="edgecdn-write"),
             ThreadPoolExecutor(cores, thread_name_prefix="edgecdn-hash"),
+            ThreadPoolExecutor(_PUBLISHING, thread_name_prefix="edgecdn-publish"),
+            threading.Event(),
         )
 
     async def do(self, pool: Executor, work: Callable[[], _T]) -> _T:
@@ -52,9 +61,10 @@ class WorkThreads:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def stop(self) -> None:
-        """Wait for what runs; what was not begun is dropped."""
-        self.write.shutdown(cancel_futures=True)
-        self.hash.shutdown(cancel_futures=True)
+        """Wait for what runs (a hash ends early); what was not begun is dropped."""
+        self.stopping.set()
+        for pool in (self.hash, self.write, self.publish):
+            pool.shutdown(cancel_futures=True)
 
 
 class Incoming:
@@ -115,7 +125,7 @@ class Incoming:
                 gave = self.given.pop(unit, Counter())
                 self._suspects.setdefault(unit, (unit_hash, set(gave)))
                 discarded.update(gave)
-            await self._threads.do(self._threads.write, partial(self.part.forget, span))
+        await self._threads.do(self._threads.write, partial(self.part.forget, spans))
         self.standing = standing
         self.stood.add(standing)
         self._verifier = self._new_verifier()
@@ -155,7 +165,12 @@ class Incoming:
         return hashlib.sha256(view).digest()
 
     def _new_verifier(self) -> PrefixVerifier:
-        return PrefixVerifier(self.entry.digest, self.entry.size, self.part.read_into)
+        return PrefixVerifier(self.entry.digest, self.entry.size, self._read_into)
+
+    def _read_into(self, view: memoryview, start: int) -> int:
+        if self._threads.stopping.is_set():
+            raise Interrupted
+        return self.part.read_into(view, start)
 
 
 def _units(span: Span) -> range:

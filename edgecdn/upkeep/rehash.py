@@ -15,7 +15,7 @@ from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.inventory import check_blob, set_aside
 from edgecdn.cache.scan import BlobOnDisk, RepoOnDisk
 from edgecdn.cache.store import RepoStore, open_repo
-from edgecdn.client import fetch_async
+from edgecdn.client import run_fetch
 from edgecdn.digest import Digest
 from edgecdn.errors import CacheRefused, EdgecdnError
 from edgecdn.events import Listener
@@ -120,7 +120,7 @@ async def _refetch(settings: Settings, wanted: Sequence[Refetch], listener: List
         ref = ModelRef(item.repo.name, item.repo.type, Revision(item.commit.hex))
         files = FileSet(include=tuple(glob.escape(path) for path in item.files))
         try:
-            await fetch_async(ref, files, settings, listener=listener)
+            await run_fetch(ref, files, settings, listener=listener)
         except EdgecdnError as error:
             failures.append(error)
     return failures

@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from edgecdn.client import fetch_async
+from edgecdn.client import run_fetch
 from edgecdn.events import BytesReceived, Event, Note, SourceDropped, Waiting
 from edgecdn.fileset import FileSet
 from edgecdn.names import ModelRef
@@ -81,7 +81,7 @@ class Machine:
 
         loaded = load_settings(self.environment(*hubs, **settings))
         chosen = wanted or FileSet()
-        return await fetch_async(ModelRef.parse(model), chosen, loaded, listener=listen, local_dir=local_dir)
+        return await run_fetch(ModelRef.parse(model), chosen, loaded, listener=listen, local_dir=local_dir)
 
     async def start(self, *arguments: str, hubs: tuple[TestHub | str, ...], **more: Any) -> asyncio.subprocess.Process:
         """Start a command; it is ended with the test. `variables` adds to its environment."""

@@ -106,8 +106,8 @@ def test_resumed_with_the_units_that_were_whole(place: Place) -> None:
 def test_what_is_forgotten_is_missing_again_also_after_a_restart(place: Place) -> None:
     part = place.open()
     _write(part, Span(0, SIZE))
-    part.forget(Span(MIB, 2 * MIB))
-    part.forget(Span(3 * MIB, SIZE))
+    part.forget([Span(MIB, 2 * MIB)])
+    part.forget([Span(3 * MIB, SIZE)])
     assert part.prefix() == MIB
     part.close()
     again = place.open()
@@ -211,7 +211,7 @@ def test_a_small_file_is_whole_or_nothing() -> None:
     small.write(0, [DATA[:50]])
     assert small.prefix() == 100
     assert bytes(small.data) == DATA[:100]
-    small.forget(Span(0, 100))
+    small.forget([Span(0, 100)])
     assert small.prefix() == 0
     view = memoryview(bytearray(64))
     assert SmallFile(ENTRY.digest, 0).prefix() == 0

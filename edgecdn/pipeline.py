@@ -7,20 +7,23 @@ only orders them and keeps the counts.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from edgecdn import errors
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.inventory import Inventory, quarantine_dir, take_inventory
-from edgecdn.cache.local_dir import place, placing_problems
+from edgecdn.cache.local_dir import PlacingPlan, place, plan_placing
 from edgecdn.cache.locks import FileLock
 from edgecdn.cache.partial import journaled_bytes
 from edgecdn.cache.publish import publish_snapshot
@@ -34,9 +37,10 @@ from edgecdn.resolve import Resolved, Resolver
 from edgecdn.settings import Settings
 from edgecdn.shortnames import nearest
 from edgecdn.sources import Source
+from edgecdn.spans import UNIT_BYTES
 from edgecdn.transfer.engine import Transfer
 
-__all__ = ["Fetched", "Pipeline", "partials_dir"]
+__all__ = ["Fetched", "Pipeline", "partials_dir", "partials_name"]
 
 _MARGIN_BYTES = 64 << 20
 """Left free on the disk beyond the files themselves: trees, links, catalog, other programs (64 MiB)."""
@@ -71,21 +75,20 @@ class Pipeline:
     listener: Listener
     _received: Counter[Kind] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def fetch(self, ref: ModelRef, wanted: FileSet, local_dir: Path | None = None) -> Fetched:
         """Bring the files and return where they are. Raises any EdgecdnError; can be run again to go on."""
         started = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         resolved = await self.resolver.resolve(ref)
         for note in self.resolver.notes:
             self._tell(Note(note))
         entries = select_or_fail(resolved, wanted)
-        if local_dir is not None:  # before the first byte, what `place` would refuse after the last
-            problems = await asyncio.to_thread(placing_problems, local_dir, entries)
-            if problems:
-                raise errors.BadInput(problems)
-        path = await self._complete(resolved, entries)
-        if local_dir is not None:
-            path = await asyncio.to_thread(place, path, local_dir, resolved.manifest, entries)
+        plan = None if local_dir is None else await self._plan(local_dir, entries)
+        path = await self._complete(resolved, entries, plan)
+        if plan is not None:
+            path = await self._interruptible(partial(place, plan, path, resolved.manifest, self._stop))
         total = sum(entry.size for entry in entries)
         counts = {kind.value: self._received[kind] for kind in Kind}
         counts[Kind.CACHE.value] = max(0, total - sum(self._received[k] for k in Kind if k is not Kind.CACHE))
@@ -102,29 +105,49 @@ class Pipeline:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    async def _complete(self, resolved: Resolved, entries: tuple[FileEntry, ...]) -> Path:
-        repo, commit = resolved.manifest.repo, resolved.manifest.commit
-        found = await self._interruptible(lambda: self._look(resolved, entries))
-        if found is not None:
-            return found
-        with (
-            open_repo(self.settings.cache_dir, repo, create=True) as store,
-            partials_dir(self.settings, store) as state,
-        ):
+    async def _plan(self, local_dir: Path, entries: tuple[FileEntry, ...]) -> PlacingPlan:
+        """Before the first byte, what `place` would refuse after the last."""
+        inside = await asyncio.to_thread(_first_around, local_dir, (self.settings.cache_dir, self.settings.home))
+        if inside is not None:
+            raise errors.BadInput(f"--local-dir {local_dir} lies in {inside}", hint="Choose a folder of its own.")
+        plan = await self._interruptible(lambda: plan_placing(local_dir, entries, self._stop))
+        if plan.problem:
+            raise errors.BadInput(plan.problem)
+        return plan
+
+    async def _complete(self, resolved: Resolved, entries: tuple[FileEntry, ...], plan: PlacingPlan | None) -> Path:
+        repo = resolved.manifest.repo
+        while True:
+            found = await self._interruptible(lambda: self._look(resolved, entries))
+            if found is not None:
+                return found
+            with await asyncio.to_thread(open_repo, self.settings.cache_dir, repo, create=True) as store:
+                try:
+                    if await self._bring(resolved, store, entries, plan):
+                        return store.snapshot_path(resolved.manifest.commit)
+                finally:
+                    await asyncio.to_thread(store.remove_if_empty)  # a refused fetch leaves no odd folder behind
+
+    async def _bring(
+        self, resolved: Resolved, store: RepoStore, entries: tuple[FileEntry, ...], plan: PlacingPlan | None
+    ) -> bool:
+        """Fetch and publish what is missing; False when the repo was removed while we waited for the lock."""
+        with await asyncio.to_thread(partials_dir, self.settings, store) as state:
             lock = FileLock(state, "job.lock")
             await self._take(lock)
             try:
-                if not store.is_current():  # removed while we waited for the lock
-                    return await self._complete(resolved, entries)
-                inventory = await self._interruptible(lambda: self._inventory(store, entries))
-                self._announce(resolved, entries, inventory)
+                if not store.is_current():
+                    return False
+                inventory = await self._interruptible(lambda: self._inventory(store, entries, set_aside_rotten=True))
+                begun = await asyncio.to_thread(_begun_bytes, state, inventory)
+                self._announce(resolved, entries, inventory, begun)
                 if inventory.missing:
-                    await asyncio.to_thread(self._check_space, store, state, inventory)
+                    await asyncio.to_thread(self._check_space, store, inventory, begun, plan)
                     await self._transfer(resolved, store, state, inventory.missing)
                 await asyncio.to_thread(self._publish, resolved, store, entries)
             finally:
                 lock.release()
-            return store.snapshot_path(commit)
+            return True
 
     async def _interruptible(self, work: Callable[[], _T]) -> _T:
         """Run blocking work that hashes; when cancelled, it ends soon instead of being waited for to its end."""
@@ -145,7 +168,7 @@ class Pipeline:
                     return None
                 if resolved.ref is not None and store.read_ref(resolved.ref) != manifest.commit:
                     return None
-                inventory = self._inventory(store, entries)
+                inventory = self._inventory(store, entries, set_aside_rotten=False)
                 if inventory.missing:
                     return None
                 self._announce(resolved, entries, inventory)
@@ -153,30 +176,37 @@ class Pipeline:
         except FileNotFoundError:
             return None
 
-    def _inventory(self, store: RepoStore, entries: Sequence[FileEntry]) -> Inventory:
+    def _inventory(self, store: RepoStore, entries: Sequence[FileEntry], *, set_aside_rotten: bool) -> Inventory:
         def hashing(entry: FileEntry) -> None:
             if entry.size > 1 << 28:
                 self._tell(Note(f"Checking {entry.path}, which is here already and was never verified ..."))
 
-        inventory = take_inventory(store, self.catalog, entries, self.settings.home, hashing, self._stop)
-        for entry in inventory.rotten:
-            where = self.settings.home / "quarantine"
-            self._tell(Note(f"{entry.path} in the cache was damaged; it is set aside in {where} and fetched again."))
+        home = self.settings.home
+        inventory = take_inventory(
+            store, self.catalog, entries, home, hashing, self._stop, set_aside_rotten=set_aside_rotten
+        )
+        for entry in inventory.rotten if set_aside_rotten else ():
+            kept = inventory.aside.get(entry.digest)
+            done = f"set aside in {kept.parent} and fetched again" if kept is not None else "fetched again"
+            self._tell(Note(f"{entry.path} in the cache was damaged; it is {done}."))
         return inventory
 
-    def _announce(self, resolved: Resolved, entries: Sequence[FileEntry], inventory: Inventory) -> None:
+    def _announce(
+        self, resolved: Resolved, entries: Sequence[FileEntry], inventory: Inventory, begun_bytes: int = 0
+    ) -> None:
         missing = {entry.digest for entry in inventory.missing}
         here = [entry for entry in entries if entry.digest not in missing]
         total = sum(e.size for e in entries)
-        to_come = sum(e.size for e in inventory.missing)
+        to_come = sum(e.size for e in inventory.missing) - begun_bytes
         manifest = resolved.manifest
         self._tell(
             FetchPlanned(str(manifest.repo), manifest.commit.hex, len(entries), len(here), total, total - to_come)
         )
 
-    def _check_space(self, store: RepoStore, state: SafeDir, inventory: Inventory) -> None:
-        begun = sum(journaled_bytes(state, entry.digest) for entry in inventory.missing)
+    def _check_space(self, store: RepoStore, inventory: Inventory, begun: int, plan: PlacingPlan | None) -> None:
         needed = sum(entry.size for entry in inventory.missing) - begun
+        if plan is not None:
+            needed += plan.needed_on(os.fstat(store.folder.fd).st_dev)
         free = shutil.disk_usage(store.path).free
         if needed + _MARGIN_BYTES > free:
             detail = f"{_size(needed)} more are needed and {_size(free)} are free"
@@ -223,11 +253,29 @@ class Pipeline:
             await asyncio.sleep(_LOCK_POLL_S)
 
     def _tell(self, event: Event) -> None:
+        """Count it and pass it on, from any thread; what threads tell comes before what follows their end."""
+        if self._loop is None or _running_loop() is self._loop:
+            self._deliver(event)
+            return
+        with suppress(RuntimeError):  # the loop is closed: the fetch was cancelled, and nobody listens
+            self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def _deliver(self, event: Event) -> None:
         if isinstance(event, BytesReceived):
             self._received[event.kind] += event.count
         elif isinstance(event, BytesDiscarded):
             self._received[event.kind] -= event.count
         self.listener(event)
+
+
+def _begun_bytes(state: SafeDir, inventory: Inventory) -> int:
+    """What earlier runs have left of the files that are missing; small ones are never left half."""
+    return sum(journaled_bytes(state, entry.digest) for entry in inventory.missing if entry.size > UNIT_BYTES)
+
+
+def _first_around(inner: Path, outers: Sequence[Path]) -> Path | None:
+    """The first of `outers` that `inner` lies in, or is."""
+    return next((outer for outer in outers if inner.resolve().is_relative_to(outer.resolve())), None)
 
 
 def select_or_fail(resolved: Resolved, wanted: FileSet) -> tuple[FileEntry, ...]:
@@ -244,8 +292,19 @@ def select_or_fail(resolved: Resolved, wanted: FileSet) -> tuple[FileEntry, ...]
 
 def partials_dir(settings: Settings, store: RepoStore) -> SafeDir:
     """The folder of journals for one repo of one cache, in our state."""
-    seen = os.fstat(store.folder.fd)
-    return SafeDir.at(settings.home / "partials" / f"{seen.st_dev:x}-{seen.st_ino:x}", create=True)
+    return SafeDir.at(settings.home / "partials" / partials_name(store), create=True)
+
+
+def partials_name(store: RepoStore) -> str:
+    """That folder's name: of where the repo's folder is, since device and inode numbers change with a mount."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(store.path))).hexdigest()[:16]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from threading import Event
@@ -46,9 +47,10 @@ class PrefixVerifier:
 
 
 def hash_fd(fd: int, digest: Digest, size: int, stop: Event | None = None) -> bool:
-    """Whether an open file of `size` bytes has this digest.
+    """Whether an open file of `size` bytes has this digest; a file that is shorter or has unreadable sectors has not.
 
-    Raises Interrupted soon after `stop` is set: a large file takes minutes.
+    Raises Interrupted soon after `stop` is set: a large file takes minutes. Other failures to read
+    (OSError) say nothing of the bytes, and are raised.
     """
 
     def read(view: memoryview, start: int) -> int:
@@ -59,7 +61,9 @@ def hash_fd(fd: int, digest: Digest, size: int, stop: Event | None = None) -> bo
     verifier = PrefixVerifier(digest, size, read)
     try:
         verifier.advance(size)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (None, errno.EIO):  # None: shorter than it says
+            raise
         return False
     return verifier.matches
 

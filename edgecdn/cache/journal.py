@@ -2,7 +2,7 @@
 
 Text lines, so that a torn end is seen and ignored:
   header  JSON: format, digest, size, name and inode of the partial file, boot id
-  `u N`   unit N is written
+  `u N.`  unit N is written; the full stop tells that all of N is there
   `b`     everything before is on disk, not only in memory (after fdatasync)
   `r ID`  a new process took over, on the boot ID
 A process that dies loses nothing that was written; a machine that dies loses what was not synced.
@@ -11,6 +11,7 @@ So after a restart of the machine only units before the last `b` count.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -22,8 +23,9 @@ from edgecdn.digest import Digest
 
 __all__ = ["Journal", "JournalHeader", "boot_id", "new_header", "read_journal"]
 
-_FORMAT = 1
+_FORMAT = 2
 _PARTIAL = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete\Z")
+_UNIT = re.compile(rb"u ([0-9]{1,19})\.\Z")
 
 
 class JournalHeader(msgspec.Struct, frozen=True):
@@ -68,8 +70,8 @@ def _replay(boot: str, lines: list[bytes]) -> set[int]:
     written: set[int] = set()
     for line in lines:
         verb, _, rest = line.partition(b" ")
-        if verb == b"u" and rest.isdigit() and len(rest) < 20:
-            written.add(int(rest))
+        if (unit := _UNIT.match(line)) is not None:
+            written.add(int(unit[1]))
         elif verb == b"b":
             synced |= written
         elif verb == b"r":
@@ -101,7 +103,7 @@ class Journal:
 
     def unit(self, index: int) -> None:
         """Unit `index` is written (in memory at least)."""
-        self._append(b"u %d\n" % index)
+        self._append(b"u %d.\n" % index)
 
     def barrier(self) -> None:
         """All units journaled so far are on disk."""
@@ -120,7 +122,8 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         with disk_errors(self._folder.path):
-            os.write(self._fd, line)
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def new_header(digest: Digest, size: int, partial: str, inode: int) -> JournalHeader:

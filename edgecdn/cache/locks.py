@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgecdn.cache.safedir import SafeDir
+from edgecdn.errors import ReadOnlyStore
 
 __all__ = ["FileLock", "client_lock"]
 
 _CLIENT_WAIT_S = 5.0
 _POLL_S = 0.05
 """flock has no wait with a limit: it is asked again this often (seconds)."""
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+"""What file systems without flock answer."""
 
 
 class FileLock:
@@ -58,15 +62,27 @@ def client_lock(locks: SafeDir, etag: str) -> Iterator[None]:
     """Hold the hub client's own lock on a blob while publishing it; blocks up to 5 s.
 
     A client that downloads the same file holds it for as long as that takes. After 5 s the
-    publication goes on without: the content is the same and the rename is atomic.
+    publication goes on without: the content is the same and the rename is atomic. So it does where
+    the lock cannot be had at all: it is another user's file, `locks` is closed (see
+    `RepoStore.locks`), or the file system has none.
     """
     lock = FileLock(locks, f"{etag}.lock")
     deadline = time.monotonic() + _CLIENT_WAIT_S
-    held = lock.try_acquire()
-    while not held and time.monotonic() < deadline:
+    while not _is_settled(lock, locks) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-        held = lock.try_acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _is_settled(lock: FileLock, locks: SafeDir) -> bool:
+    """Whether there is nothing to wait for: it was taken, or cannot be had."""
+    try:
+        return locks.fd < 0 or lock.try_acquire()
+    except ReadOnlyStore:
+        return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return True
+        raise

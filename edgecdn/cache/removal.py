@@ -85,18 +85,23 @@ def plan_removal(
     here = {blob.digest for blob in blobs}
     targets = {commit.hex for commit in commits}
     inside = [link for link in links if link.folder in targets]
-    going = [link for link in inside if link.own and (link.named in brought or link.named not in here)]
-    staying = [link for link in inside if link not in set(going)]
+    going: list[Link] = []
+    staying: list[Link] = []
+    for link in inside:
+        goes = link.own and (link.named in brought or link.named not in here)
+        (going if goes else staying).append(link)
     protected = {link.named for link in links if link.folder not in targets} | {link.named for link in staying}
     candidates = brought if listed is None else brought & (listed | {link.named for link in going})
     taken = tuple(b for b in blobs if b.digest in candidates and b.digest not in protected)
+    gone = {b.digest for b in taken}
     asked = here if listed is None else {link.named for link in staying}
+    inhabited = {link.folder for link in staying}
     return Removal(
         commits=tuple(commits),
-        emptied=tuple(c for c in commits if not any(link.folder == c.hex for link in staying)),
+        emptied=tuple(c for c in commits if c.hex not in inhabited),
         links=tuple(going),
         blobs=taken,
-        kept=tuple(b for b in blobs if b.digest in asked and b not in taken),
+        kept=tuple(b for b in blobs if b.digest in asked and b.digest not in gone),
         kept_files=len(staying),
     )
 

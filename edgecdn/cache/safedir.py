@@ -18,7 +18,7 @@ from types import TracebackType
 from edgecdn.crash import crash_point
 from edgecdn.errors import CacheRefused, NoSpace, ReadOnlyStore
 
-__all__ = ["SafeDir", "disk_errors"]
+__all__ = ["SafeDir", "cut_name", "disk_errors"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -42,6 +42,11 @@ def disk_errors(where: object) -> Iterator[None]:
                 "a symbolic link stands where a file or folder of the cache belongs", where=where
             ) from error
         raise
+
+
+def cut_name(name: str, most_bytes: int = 200) -> str:
+    """As much of a file name as fits: file systems limit bytes, not characters."""
+    return name.encode("utf-8", "surrogateescape")[:most_bytes].decode("utf-8", "ignore")
 
 
 class SafeDir:
@@ -152,7 +157,7 @@ class SafeDir:
         `begun_in`: where the temporary is made, for folders of which every file is read by others.
         """
         begun = begun_in or self
-        temporary = f"{name[:200]}.{os.getpid():x}-{os.urandom(4).hex()}.tmp"
+        temporary = f"{cut_name(name)}.{os.getpid():x}-{os.urandom(4).hex()}.tmp"
         fd = begun.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with disk_errors(self.path / name), os.fdopen(fd, "wb") as file:

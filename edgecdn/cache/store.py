@@ -6,12 +6,13 @@ import errno
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
-from edgecdn.cache.safedir import SafeDir, disk_errors
+from edgecdn.cache.safedir import SafeDir, cut_name, disk_errors
 from edgecdn.cache.trees import decode_tree, encode_tree
 from edgecdn.digest import Digest
-from edgecdn.errors import BadInput, CacheRefused
+from edgecdn.errors import BadInput, CacheRefused, ReadOnlyStore
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import CommitId, RepoId, Revision
 
@@ -19,6 +20,8 @@ __all__ = ["RepoStore", "open_repo"]
 
 _SHARED_BLOB = re.compile(r"(?:\.\./)+blobs/(?P<shard>[0-9a-f]{2})/(?P<name>[0-9a-f]{40,64})\Z")
 _MOST_REF_BYTES = 256
+_MOST_TRIES = 20
+"""Times a name is looked at again when another client made or took it meanwhile."""
 _CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache; backups may skip it.\n"
 
 
@@ -49,6 +52,12 @@ class RepoStore:
             return self.path.stat().st_ino == os.fstat(self.folder.fd).st_ino
         except FileNotFoundError:
             return False
+
+    def remove_if_empty(self) -> None:
+        """Take the repo's folder away again when nothing came of it: an empty one is odd to hub clients."""
+        if self.folder.rmdir("blobs") or not self.folder.names():
+            with SafeDir.at(self.cache_dir) as root:
+                root.rmdir(self.repo.folder)
 
     def snapshot_path(self, commit: CommitId) -> Path:
         """Where a user finds a commit's files."""
@@ -124,23 +133,38 @@ class RepoStore:
         """Make the snapshot lead to this file's blob.
 
         What else stands under that name is never overwritten: it is moved to `aside` (or, without
-        one, refused); returns where it is now.
+        one, refused); returns where it is now. Other clients may do the same at the same time: a link
+        is replaced in one step, and one they made first is taken as it is.
         """
         with self.folder.sub("snapshots", commit.hex, *entry.path.parents, create=True) as folder:
             name, target = entry.path.name, _link_target(entry)
             moved = None
-            there = folder.lstat(name)
-            if there is not None:
-                if folder.readlink(name) == target:
-                    return None
-                if stat.S_ISLNK(there.st_mode):
-                    folder.unlink(name)  # a stale link of the cache; what it pointed to stays
+            for _ in range(_MOST_TRIES):
+                there = folder.lstat(name)
+                if there is None:
+                    with suppress(FileExistsError):
+                        folder.symlink(target, name)
+                        return moved
+                elif folder.readlink(name) == target:
+                    return moved
+                elif stat.S_ISLNK(there.st_mode):
+                    self._replace_link(folder, name, target)  # a stale one of the cache; what it pointed to stays
+                    return moved
                 elif aside is not None:
-                    moved = self._move_aside(folder, name, aside)
+                    with suppress(FileNotFoundError):
+                        moved = self._move_aside(folder, name, aside)
                 else:
                     raise CacheRefused("a file stands where a link into the cache belongs", where=folder.path / name)
-            folder.symlink(target, name)
-            return moved
+            raise CacheRefused("other programs make and remove it again and again", where=folder.path / name)
+
+    def _replace_link(self, folder: SafeDir, name: str, target: str) -> None:
+        begun = f"link.{os.getpid():x}-{os.urandom(4).hex()}.tmp"
+        self.folder.symlink(target, begun)
+        try:
+            self.folder.rename(begun, name, to=folder)
+        except BaseException:
+            self.folder.unlink(begun)
+            raise
 
     def sync_snapshot(self, commit: CommitId, entries: tuple[FileEntry, ...]) -> None:
         """Make the links of a commit durable."""
@@ -184,9 +208,12 @@ class RepoStore:
         return found
 
     def locks(self) -> SafeDir:
-        """The hub client's folder of locks for this repo."""
+        """The hub client's folder of locks for this repo; a closed one where it may not be made (`client_lock`)."""
         with SafeDir.at(self.cache_dir) as root:
-            return root.sub(".locks", self.repo.folder, create=True)
+            try:
+                return root.sub(".locks", self.repo.folder, create=True)
+            except ReadOnlyStore:
+                return SafeDir(-1, self.cache_dir / ".locks" / self.repo.folder)
 
     def close(self) -> None:
         """Close the folder."""
@@ -210,7 +237,7 @@ class RepoStore:
             return file.read(most_bytes)
 
     def _move_aside(self, folder: SafeDir, name: str, aside: SafeDir) -> Path:
-        kept = f"{name[:180]}.{os.urandom(4).hex()}"
+        kept = f"{cut_name(name, 180)}.{os.urandom(4).hex()}"
         try:
             folder.rename(name, kept, to=aside)
             return aside.path / kept

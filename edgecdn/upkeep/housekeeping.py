@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,20 @@ from edgecdn.digest import Digest
 from edgecdn.errors import BadInput, CacheRefused, Pinned
 from edgecdn.local_names import matching_commits
 from edgecdn.names import CommitId, RepoId, Revision
-from edgecdn.pipeline import partials_dir
+from edgecdn.pipeline import partials_dir, partials_name
 from edgecdn.settings import Settings
 from edgecdn.upkeep.pins import Pin, is_pinned, pinned_commits, read_pins
 
-__all__ = ["Cleaned", "RemovedRepo", "Skipped", "clean_repos", "clean_strays", "job_lock", "remove_repo"]
+__all__ = [
+    "Cleaned",
+    "RemovedRepo",
+    "Skipped",
+    "clean_quarantine",
+    "clean_repos",
+    "clean_strays",
+    "job_lock",
+    "remove_repo",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,7 @@ def clean_repos(
     for repo in cached_repos(settings.cache_dir):
         try:
             with open_repo(settings.cache_dir, repo) as store:
-                if not (settings.home / "partials" / _state_name(store)).is_dir():
+                if not (settings.home / "partials" / partials_name(store)).is_dir():
                     continue
                 yield _clean(settings, catalog, store, older_than_s, pinned=is_pinned(pins, repo), dry_run=dry_run)
         except FileNotFoundError:
@@ -125,7 +134,7 @@ def clean_strays(settings: Settings, older_than_s: float, *, dry_run: bool) -> l
     for repo in cached_repos(settings.cache_dir):
         try:
             with open_repo(settings.cache_dir, repo) as store:
-                known.append(_state_name(store))
+                known.append(partials_name(store))
         except (FileNotFoundError, CacheRefused):
             continue
     found = stray_journals(settings.home / "partials", known, time.time(), older_than_s)
@@ -134,6 +143,24 @@ def clean_strays(settings: Settings, older_than_s: float, *, dry_run: bool) -> l
             if held:
                 state.unlink(path.name)
     return found
+
+
+def clean_quarantine(settings: Settings, *, dry_run: bool) -> list[tuple[str, int]]:
+    """Take what was set aside; returns names and bytes. Folders, and links out of it, are not entered."""
+    try:
+        folder = SafeDir.at(settings.home).sub("quarantine")
+    except FileNotFoundError:
+        return []
+    taken = []
+    with folder:
+        for name in folder.names():
+            seen = folder.lstat(name)
+            if seen is None or stat.S_ISDIR(seen.st_mode):
+                continue
+            taken.append((name, seen.st_size))
+            if not dry_run:
+                folder.unlink(name)
+    return taken
 
 
 def _clean(
@@ -151,8 +178,3 @@ def _clean(
 def _listed(store: RepoStore, commits: Sequence[CommitId]) -> set[Digest]:
     trees = [store.read_tree(commit) for commit in commits]
     return {entry.digest for tree in trees if tree is not None for entry in tree.files}
-
-
-def _state_name(store: RepoStore) -> str:
-    seen = os.fstat(store.folder.fd)
-    return f"{seen.st_dev:x}-{seen.st_ino:x}"

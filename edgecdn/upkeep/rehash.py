@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 
 from edgecdn.cache.catalog import Catalog
-from edgecdn.cache.inventory import check_blob, set_aside
+from edgecdn.cache.inventory import BlobCheck, check_blob, set_aside
 from edgecdn.cache.scan import BlobOnDisk, RepoOnDisk
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.client import run_fetch
@@ -77,12 +77,12 @@ def check_again(
     stop = Event()
     with open_repo(settings.cache_dir, repo) as store, ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         try:
-            verdicts = pool.map(lambda item: _is_right(store, catalog, item[0], stop), chosen)
-            for (blob, paths), right in zip(chosen, verdicts, strict=True):
-                if right is None:
+            verdicts = pool.map(lambda item: _check(store, catalog, item[0], stop), chosen)
+            for (blob, paths), found in zip(chosen, verdicts, strict=True):
+                if found is None:
                     continue  # it went away meanwhile
-                aside = None if right else _set_aside(settings, store, catalog, blob)
-                yield Checked(repo, blob, paths, ok=bool(right), quarantined=aside)
+                aside = None if found.right else _set_aside(settings, store, catalog, blob)
+                yield Checked(repo, blob, paths, ok=found.right, quarantined=aside)
         finally:
             stop.set()  # nobody waits for the rest
 
@@ -133,7 +133,7 @@ def refetch_all(settings: Settings, wanted: Sequence[Refetch], listener: Listene
         raise failures[0]
 
 
-def _is_right(store: RepoStore, catalog: Catalog, blob: BlobOnDisk, stop: Event | None = None) -> bool | None:
+def _check(store: RepoStore, catalog: Catalog, blob: BlobOnDisk, stop: Event | None = None) -> BlobCheck | None:
     try:
         return check_blob(store, catalog, blob.digest, blob.size, lambda: None, again=True, stop=stop)
     except CacheRefused:
@@ -142,7 +142,8 @@ def _is_right(store: RepoStore, catalog: Catalog, blob: BlobOnDisk, stop: Event 
 
 def _set_aside(settings: Settings, store: RepoStore, catalog: Catalog, blob: BlobOnDisk) -> str | None:
     with partials_dir(settings, store) as state, job_lock(state) as held:
-        if not held or _is_right(store, catalog, blob) is not False:
+        found = _check(store, catalog, blob) if held else None
+        if found is None or found.right:
             return None  # a fetch of the repo runs and checks by itself, or has done so
-        moved = set_aside(store, catalog, blob.digest, settings.home)
+        moved = set_aside(store, catalog, blob.digest, settings.home, found.seen)
         return str(moved) if moved is not None else None

@@ -11,10 +11,11 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from edgecdn.errors import BadInput
+from edgecdn.errors import BadInput, EdgecdnError
+from edgecdn.events import FetchPlanned
 from edgecdn.fileset import FileSet
 from tests.faults.machine import Machine, contents, files_in
-from tests.hub import Generated, TestHub, make_repo
+from tests.hub import Generated, TestHub, make_repo, stall
 
 MIXED = make_repo(
     "org/name",
@@ -188,3 +189,32 @@ async def test_users_file_where_a_link_belongs_is_kept(machine: Machine) -> None
     assert files_in(fetched.path) == EXPECTED
     assert [path.read_bytes() for path in (machine.home / "quarantine").iterdir()] == [b"mine"]
     assert "is kept as" in machine.said
+
+
+async def test_a_refused_fetch_leaves_no_empty_folder(machine: Machine) -> None:
+    async with TestHub([make_repo("org/name", {"a": b"a"}, gated=True)]) as hub:
+        with pytest.raises(EdgecdnError):
+            await machine.fetch("org/name", hub)
+    assert not machine.repo_dir().exists()
+
+
+async def test_a_local_dir_in_the_cache_is_refused(machine: Machine) -> None:
+    async with TestHub([make_repo("org/name", {"a": b"a"})]) as hub:
+        with pytest.raises(BadInput, match="lies in"):
+            await machine.fetch("org/name", hub, local_dir=machine.cache / "x" / "..")
+        assert hub.stats.total == 0
+
+
+async def test_a_resumed_fetch_counts_what_is_here(machine: Machine) -> None:
+    repo = make_repo("org/name", {"m.safetensors": Generated(3, 8 << 20)})
+    async with TestHub([repo]) as hub:
+        hub.inject(stall(after_bytes=300_000, route="cdn"))
+        with pytest.raises(EdgecdnError):
+            await machine.fetch("org/name", hub, fetch_patience="1s")
+        kept = machine.received
+        machine.events.clear()
+        hub.clear()
+        await machine.fetch("org/name", hub)
+    planned = next(event for event in machine.events if isinstance(event, FetchPlanned))
+    assert 0 < planned.bytes_here <= kept
+    assert planned.bytes_here + machine.received == 8 << 20

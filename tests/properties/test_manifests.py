@@ -116,10 +116,12 @@ def test_invert_is_the_rest_and_its_own_inverse(spans: list[Span], size: int) ->
 
 lines = st.lists(
     st.one_of(
-        st.integers(0, 12).map(lambda n: b"u %d\n" % n),
+        st.integers(0, 12).map(lambda n: b"u %d.\n" % n),
         st.just(b"b\n"),
         st.binary(max_size=12),
-        st.sampled_from([b"r \n", b"r other\n", b"u -1\n", b"u 99999999999999999999999\n", b"\n", b"u 1 2\n"]),
+        st.sampled_from(
+            [b"r \n", b"r other\n", b"u -1.\n", b"u 99999999999999999999999.\n", b"\n", b"u 1 2.\n", b"u 7\n"]
+        ),
     ),
     max_size=12,
 )
@@ -127,7 +129,7 @@ lines = st.lists(
 
 def _spelt(lines: bytes) -> set[int]:
     """The units that whole lines name."""
-    found = (re.fullmatch(rb"u (\d{1,19})", line) for line in lines.split(b"\n")[:-1])
+    found = (re.fullmatch(rb"u (\d{1,19})\.", line) for line in lines.split(b"\n")[:-1])
     return {int(match[1]) for match in found if match}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 from edgecdn.cache import locks as locks_module
 from edgecdn.cache.locks import FileLock, client_lock
 from edgecdn.cache.safedir import SafeDir
-from edgecdn.errors import CacheRefused
+from edgecdn.cache.store import open_repo
+from edgecdn.errors import CacheRefused, NoSpace, ReadOnlyStore
+from tests.unit.made import REPO
 
 HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
@@ -126,3 +129,51 @@ def test_a_client_that_never_lets_go_is_not_waited_for_longer(folder: SafeDir, m
         assert not FileLock(folder, "etag.lock").try_acquire()
     assert process.poll() is None
     _end(process)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_flock_a_publication_goes_on(folder: SafeDir, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_fd: int, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with client_lock(folder, "etag"):
+        done = True
+    assert done
+
+
+@pytest.mark.parametrize(
+    ("failure", "goes_on"), [(ReadOnlyStore(where="x"), True), (NoSpace(where="x"), False), (OSError("else"), False)]
+)
+def test_another_users_lock_file_does_not_end_a_publication(
+    folder: SafeDir, monkeypatch: pytest.MonkeyPatch, failure: OSError, goes_on: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise failure
+
+    monkeypatch.setattr(folder, "open", refuse)
+    done = False
+    try:
+        with client_lock(folder, "etag"):
+            done = True
+    except OSError as error:
+        assert error is failure
+    assert done == goes_on
+    folder.close()
+    with client_lock(folder, "etag"):  # a folder of locks that could not be made
+        done = True
+    assert done
+
+
+def test_a_folder_of_locks_that_may_not_be_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_repo(tmp_path / "cache", REPO, create=True) as store:
+        real = os.mkdir
+
+        def refuse(path: str, *more: object, **named: object) -> None:
+            if str(path) == ".locks":
+                raise PermissionError(errno.EACCES, "not yours")
+            real(path, *more, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "mkdir", refuse)
+        with store.locks() as locks, client_lock(locks, "etag"):
+            assert locks.fd < 0

@@ -10,7 +10,7 @@ from edgecdn.names import CommitId, ModelRef, RepoId, Revision
 from edgecdn.settings import Settings
 from edgecdn.shortnames import lookup, nearest
 
-__all__ = ["find_cached", "find_repo", "matching_commits", "name_repo"]
+__all__ = ["find_cached", "find_repo", "matching_commits", "name_repo", "near_names"]
 
 _SHORTEST_PREFIX = 7
 """Fewest characters that stand for a commit, as in git."""
@@ -72,5 +72,10 @@ def matching_commits(found: RepoOnDisk, revision: Revision | None) -> list[Commi
 
 
 def _missing(detail: str, name: str, here: Sequence[RepoId]) -> FileMissing:
+    return FileMissing(detail + near_names(name, here))
+
+
+def near_names(name: str, here: Sequence[RepoId]) -> str:
+    """` Did you mean A, B?` for repos of the cache whose names look alike, else nothing."""
     near = nearest(name, [repo.name for repo in here])
-    return FileMissing(detail + (f" Did you mean {', '.join(near)}?" if near else ""))
+    return f" Did you mean {', '.join(near)}?" if near else ""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ __all__ = [
 ]
 
 _TRUE = frozenset({"1", "on", "yes", "true"})
+_NO_SETTINGS = frozenset({"EDGECDN_HOME", "EDGECDN_CRASH", "EDGECDN_DISABLE"})
+_LATER = frozenset(
+    {"lan", "gateway", "swarm", "discovery", "share", "limits", "precache", "watch", "webhook", "plugin"}
+)
+"""Tables of parts of edgecdn that are not built yet: what is set in them is nobody's mistake."""
+
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_MODELSCOPE = "https://www.modelscope.cn"
 
@@ -187,7 +194,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def refuse_problems(reading: Reading) -> None:
     """Raise SettingsInvalid with every mistake, if there is one."""
     if reading.problems:
-        raise SettingsInvalid("\n".join(["The settings are wrong:", *(f"  {p}." for p in reading.problems)]))
+        raise SettingsInvalid(
+            "\n".join(
+                ["The settings are wrong:", *(f"  {p}" if p.endswith("?") else f"  {p}." for p in reading.problems)]
+            )
+        )
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Reading:
@@ -207,8 +218,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Reading:
         except BadInput as error:
             where = setting.variable if origin == "environment" else setting.name
             problems.append(f"{where}: {str(error).rstrip('.')}")
-    known = {s.name for s in settings_table()}
-    problems += [f"{name}: there is no such setting" for name in in_file if name not in known]
+    problems += _unknown(in_file, {s.name for s in settings_table()})
+    ours = [name for name in environ if name.startswith("EDGECDN_") and name not in _NO_SETTINGS]
+    problems += _unknown(ours, {s.variable for s in settings_table()})
     if (
         origins["hub.modelscope"] == "default"
         and origins["hub.endpoints"] == "default"
@@ -216,6 +228,17 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Reading:
     ):
         values["hub_modelscope"] = DEFAULT_MODELSCOPE
     return Reading(values, origins, tuple(problems), home)
+
+
+def _unknown(names: Iterable[str], known: set[str]) -> list[str]:
+    """A mistake for each name that is no setting, and of no part of edgecdn that is to come."""
+    found: list[str] = []
+    for name in names:
+        part = name.removeprefix("EDGECDN_").replace(".", "_").partition("_")[0].lower()
+        if name not in known and part not in _LATER:
+            nearest = get_close_matches(name, known, 1, cutoff=0.8)
+            found.append(f"{name}: there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return found
 
 
 def _setting_fields() -> tuple[Field[Any], ...]:

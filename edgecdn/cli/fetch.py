@@ -9,7 +9,7 @@ import click
 
 from edgecdn.cli.interrupt import run_cancellable
 from edgecdn.cli.online import go_online
-from edgecdn.cli.output import human_bytes, human_seconds, print_json, tell
+from edgecdn.cli.output import counted, human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
 from edgecdn.client import run_fetch
 from edgecdn.errors import BadInput, EdgecdnError, Interrupted
@@ -89,7 +89,7 @@ def _kinds(text: str | None) -> frozenset[Kind]:
 def _summary(fetched: Fetched) -> str:
     parts = [f"{human_bytes(count)} from {kind}" for kind, count in fetched.bytes_by_source.items() if count]
     return (
-        f"{fetched.repo}: {fetched.files} files, {human_bytes(fetched.bytes_total)}, verified, "
+        f"{fetched.repo}: {counted(fetched.files, 'file')}, {human_bytes(fetched.bytes_total)}, verified, "
         f"in {human_seconds(fetched.seconds)} ({', '.join(parts) or 'nothing to move'})."
     )
 

@@ -73,6 +73,9 @@ def _show_one(settings: Settings, catalog: Catalog, pins: tuple[Pin, ...], ref: 
     if as_json:
         print_json(row)
         return
+    if not row["commits"]:
+        partial = f", {human_bytes(found.partial_bytes)} partial" if found.partial_bytes else ""
+        tell(f"{found.repo}: nothing complete yet{partial}.")
     for commit in row["commits"]:
         click.echo(f"{commit['commit']}  {', '.join(commit['refs'])}".rstrip())
         click.echo(f"  {commit['path']}")

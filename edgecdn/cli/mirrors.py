@@ -36,7 +36,7 @@ def mirrors(model: str | None, sample_mb: float, as_json: bool) -> None:
     else:
         header = ("HUB", "ANSWERS", "LATENCY", "RATE", "RANGES", "HEADERS", "MAIN", "LAG")
         print_table(header, [_columns(report) for report in reports])
-        for report in reports:
+        for report in reports if any(r.reachable for r in reports) else ():  # else the error says it all
             for problem in report.problems:
                 tell(f"{report.endpoint}: {problem}")
     if not any(report.reachable for report in reports):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["human_bytes", "human_seconds", "json_option", "print_json", "print_table", "tell"]
+__all__ = ["counted", "human_bytes", "human_seconds", "json_option", "print_json", "print_table", "tell"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -30,6 +30,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} {_UNITS[-1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def human_seconds(seconds: float) -> str:

@@ -6,7 +6,7 @@ import click
 
 from edgecdn.cache.scan import cached_repos, scan_repo
 from edgecdn.cli.output import json_option, print_json, print_table, tell
-from edgecdn.local_names import find_repo, matching_commits
+from edgecdn.local_names import find_repo, matching_commits, near_names
 from edgecdn.names import ModelRef, RepoId, Revision
 from edgecdn.settings import Settings, load_settings
 from edgecdn.upkeep.pins import Pin, read_pins, with_pin, without_pin, write_pins
@@ -23,12 +23,16 @@ def pin(model: str | None, as_json: bool) -> None:
     if model is not None:
         wanted = _pin(ModelRef.parse(model), settings)
         write_pins(settings.home, with_pin(read_pins(settings.home), wanted))
-        tell(f"{wanted} is pinned.")
+        here = cached_repos(settings.cache_dir)
+        near = "" if wanted.repo in here else " (not in the cache yet)." + near_names(wanted.repo.name, here)
+        tell(f"{wanted} is pinned{near or '.'}")
         return
     pins = read_pins(settings.home)
-    here = set(cached_repos(settings.cache_dir))
+    here = cached_repos(settings.cache_dir)
     if as_json:
         print_json([{**_row(p), "cached": p.repo in here} for p in pins])
+    elif not pins:
+        tell("Nothing is pinned.")
     else:
         header = ("REPO", "TYPE", "REVISION", "")
         absent = {True: "", False: "not in the cache"}

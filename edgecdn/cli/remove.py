@@ -15,7 +15,15 @@ from edgecdn.local_names import find_cached
 from edgecdn.names import ModelRef
 from edgecdn.settings import load_settings
 from edgecdn.settings_values import duration_s
-from edgecdn.upkeep.housekeeping import Cleaned, RemovedRepo, Skipped, clean_repos, clean_strays, remove_repo
+from edgecdn.upkeep.housekeeping import (
+    Cleaned,
+    RemovedRepo,
+    Skipped,
+    clean_quarantine,
+    clean_repos,
+    clean_strays,
+    remove_repo,
+)
 
 __all__ = ["gc", "rm"]
 
@@ -37,7 +45,7 @@ def rm(model: str, dry_run: bool, yes: bool, as_json: bool) -> None:
         done = remove_repo(settings, catalog, repo, ref.revision, dry_run=True)
         if not dry_run:
             if not yes and (done.plan.links or done.size) and not _agreed(f"Remove {_what(done)}?"):
-                tell("Nothing is removed.")
+                tell("Nothing was removed.")
                 return
             done = remove_repo(settings, catalog, repo, ref.revision, dry_run=False)
     if as_json:
@@ -52,14 +60,15 @@ def rm(model: str, dry_run: bool, yes: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and why.")
 @click.option("--older-than", default="7d", show_default=True, metavar="AGE", help="Leave alone what is younger.")
+@click.option("--quarantine", is_flag=True, help="Also what was set aside because it was damaged or in the way.")
 @json_option
-def gc(dry_run: bool, older_than: str, as_json: bool) -> None:
+def gc(dry_run: bool, older_than: str, quarantine: bool, as_json: bool) -> None:
     """Remove leftovers of edgecdn: abandoned partial files, journals without one, blobs nobody links.
 
     Never what other clients left, nor anything of a fetch that runs, nor blobs of pinned repos.
     """
     settings = load_settings()
-    age_s = duration_s(older_than)
+    age_s = _age_s(older_than)
     rows: list[dict[str, Any]] = []
     with closing(Catalog(settings.home)) as catalog:
         for outcome in clean_repos(settings, catalog, age_s, dry_run=dry_run):
@@ -71,6 +80,10 @@ def gc(dry_run: bool, older_than: str, as_json: bool) -> None:
     rows += [
         {"repo": None, "what": "journal", "name": path.name, "bytes": 0, "why": "its repo is gone"} for path in strays
     ]
+    rows += [
+        {"repo": None, "what": "quarantine", "name": name, "bytes": size, "why": "was set aside"}
+        for name, size in (clean_quarantine(settings, dry_run=dry_run) if quarantine else ())
+    ]
     if as_json:
         print_json(rows)
     else:
@@ -80,10 +93,21 @@ def gc(dry_run: bool, older_than: str, as_json: bool) -> None:
     tell(f"{'Would free' if dry_run else 'Freed'} {total} in {_count(len(rows), 'leftover')}.")
 
 
+def _age_s(text: str) -> float:
+    try:
+        return duration_s(text)
+    except BadInput as error:
+        raise BadInput(error.message.rstrip("."), hint="It takes seconds, or 90s, 2m, 1h, 7d.") from error
+
+
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise BadInput("Nobody can be asked here whether to remove it", hint="Add --yes, or look first with --dry-run.")
-    return click.confirm(question, err=True)
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        tell("\nNothing was removed.")
+        raise
 
 
 def _what(done: RemovedRepo) -> str:

@@ -13,8 +13,8 @@ from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.health import Unreadable, survey
 from edgecdn.cache.scan import RepoOnDisk, scan_repo
 from edgecdn.cli.online import go_online
-from edgecdn.cli.output import human_bytes, json_option, print_json, tell
-from edgecdn.cli.progress import FetchProgress
+from edgecdn.cli.output import counted, human_bytes, json_option, print_json, tell
+from edgecdn.cli.progress import FetchProgress, bar_columns
 from edgecdn.errors import IntegrityFailure
 from edgecdn.local_names import find_cached, matching_commits
 from edgecdn.names import ModelRef
@@ -45,6 +45,9 @@ def verify(model: str | None, refetch: bool, all_: bool, as_json: bool) -> None:
     rotten = [c for c in checked if not c.ok]
     if as_json:
         print_json([_row(c) for c in checked])
+    if not checked:
+        tell(f"Nothing to verify in {settings.cache_dir}.")
+        return
     _report(checked, rotten, quiet=as_json)
     if not rotten:
         return
@@ -99,11 +102,11 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda _count: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
+    console = Console(stderr=True)
+    with Progress(*bar_columns(console.width, "verifying"), console=console, transient=True) as progress:
+        task = progress.add_task("", total=total, sources="")
         yield lambda count: progress.update(task, advance=count)
 
 
@@ -113,7 +116,8 @@ def _report(checked: list[Checked], rotten: list[Checked], *, quiet: bool) -> No
         what = ("missing", "") if one.missing else ("rotten", f"  {where}")
         click.echo(f"{what[0]}  {one.repo}/{', '.join(one.paths) or one.blob.digest.hex}{what[1]}")
     size = human_bytes(sum(c.blob.size for c in checked))
-    tell(f"{len(checked) - len(rotten)} of {len(checked)} files ({size}) are right.")
+    right = len(checked) - len(rotten)
+    tell(f"{right} of {counted(len(checked), 'file')} ({size}) {'is' if right == 1 else 'are'} right.")
 
 
 def _wants_refetch() -> bool:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from edgecdn.digest import Digest
 from edgecdn.events import Kind
@@ -49,12 +50,15 @@ class FolderSource:
 
     async def offer(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> Mapping[Digest, Offer]:
         """What looks like one of `wanted`; raises Broken when the folder cannot be read in time."""
+        stop = Event()
         try:
-            return await in_own_thread(lambda: self._look(manifest, wanted), _LOOK_S)
+            return await in_own_thread(lambda: self._look(manifest, wanted, stop), _LOOK_S)
         except TimeoutError as error:
             raise Broken(f"does not answer within {_LOOK_S:.0f} s") from error
         except OSError as error:
             raise Broken(f"cannot be read ({error.strerror or error})") from error
+        finally:
+            stop.set()  # a search that nobody waits for ends
 
     async def read(self, offer: Offer, span: Span) -> AsyncGenerator[bytes, None]:
         """The bytes of `span`; see `Source.read`."""
@@ -72,29 +76,36 @@ class FolderSource:
     async def close(self) -> None:
         """Nothing is kept open."""
 
-    def _look(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> dict[Digest, Offer]:
+    def _look(self, manifest: Manifest, wanted: Sequence[FileEntry], stop: Event) -> dict[Digest, Offer]:
+        """One walk: files named by a digest, and for the others the longest common end of path, at equal size."""
         by_digest = {entry.digest.hex: entry for entry in wanted if entry.size}
-        by_name: dict[str, list[FileEntry]] = {}
-        for entry in by_digest.values():
-            by_name.setdefault(entry.path.name, []).append(entry)
+        names = {entry.path.name for entry in by_digest.values()}
+        deepest = max((len(_full(manifest, entry)) for entry in by_digest.values()), default=0)
         exact: dict[Digest, Offer] = {}
-        alike: dict[Digest, tuple[int, _FolderOffer]] = {}
-        for path in self._files():
+        by_tail: dict[tuple[int, tuple[str, ...]], Path] = {}
+        for path in self._files(stop):
             named = by_digest.get(path.name)
-            if named is not None and named.digest not in exact and _size(path) == named.size:
-                exact[named.digest] = _FolderOffer(named, path)
-            for entry in by_name.get(path.name, ()):
-                score = _shared_tail(path, manifest, entry)
-                if score > alike.get(entry.digest, (0,))[0] and _size(path) == entry.size:
-                    alike[entry.digest] = (score, _FolderOffer(entry, path))
-        return {digest: found for digest, (_, found) in alike.items()} | exact
+            if named is not None and _size(path) == named.size:
+                exact.setdefault(named.digest, _FolderOffer(named, path))
+            if path.name in names:
+                size, parts = _size(path), tuple(part.lower() for part in path.parts[-deepest:])
+                for length in range(1, len(parts) + 1):
+                    by_tail.setdefault((size, parts[-length:]), path)
+        found: dict[Digest, Offer] = dict(exact)
+        for entry in by_digest.values():
+            full = _full(manifest, entry)
+            tails = ((entry.size, full[-length:]) for length in range(len(full), 0, -1))
+            alike = next((by_tail[tail] for tail in tails if tail in by_tail), None)
+            if alike is not None:
+                found.setdefault(entry.digest, _FolderOffer(entry, alike))
+        return found
 
-    def _files(self) -> Iterator[Path]:
+    def _files(self, stop: Event) -> Iterator[Path]:
         seen = 0
         for base, folders, files in os.walk(self._folder, onerror=_raise_for_base(self._folder)):
             folders[:] = [name for name in folders if name not in (".locks", ".git", "refs", "trees", ".no_exist")]
             seen += len(files) + 1
-            if seen > _MOST_ENTRIES:
+            if seen > _MOST_ENTRIES or stop.is_set():
                 return
             for name in files:
                 yield Path(base, name)
@@ -108,14 +119,9 @@ def _raise_for_base(base: Path) -> Callable[[OSError], None]:
     return raise_if_base
 
 
-def _shared_tail(path: Path, manifest: Manifest, entry: FileEntry) -> int:
-    """How much of `owner/name/path/in/repo` the file's path ends with, 1 for the name alone."""
-    full = (*manifest.repo.name.lower().split("/"), *(p.lower() for p in entry.path.parts))
-    have = [part.lower() for part in path.parts]
-    score = 0
-    while score < min(len(full), len(have)) and full[-1 - score] == have[-1 - score]:
-        score += 1
-    return score
+def _full(manifest: Manifest, entry: FileEntry) -> tuple[str, ...]:
+    """`owner/name/path/in/repo`, in lower case: what a file's path may end with."""
+    return (*manifest.repo.name.lower().split("/"), *(part.lower() for part in entry.path.parts))
 
 
 def _size(path: Path) -> int:

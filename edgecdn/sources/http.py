@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
 from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from edgecdn.sources.answers import refuse_status
@@ -105,6 +105,8 @@ class RememberingResolver(AbstractResolver):
             return await in_own_thread(ask, _CONNECT_S)
         except TimeoutError as error:
             raise OSError(None, f"the name {host} is not answered for") from error
+        except UnicodeError as error:  # a label of more than 63 characters, an empty one
+            raise OSError(None, f"{host[:80]} is no name") from error
 
 
 class ByteClient:
@@ -171,7 +173,7 @@ class ByteClient:
         for own in self._credentials:
             sent |= own.headers_for(url)
         try:
-            async with self._open_session().get(url, headers=sent, allow_redirects=False) as response:
+            async with await self._send(url, sent) as response:
                 yield response
         except TimeoutError as error:
             raise Broken(f"gave no byte for {STALL_S:.0f} s") from error
@@ -180,14 +182,21 @@ class ByteClient:
         except OSError as error:
             raise Broken(error.strerror or type(error).__name__) from error
 
+    async def _send(self, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        try:
+            return await self._open_session().get(url, headers=headers, allow_redirects=False, proxy=get_proxy(url))
+        except ValueError as error:  # aiohttp's InvalidURL too: an impossible host, a user in the URL beside a token
+            raise Misbehaved(f"leads to an address that cannot be asked ({type(error).__name__})") from error
+
     async def _next_hop(self, start: URL, response: aiohttp.ClientResponse, hop: int) -> URL:
         if hop > _HOPS:
             raise Misbehaved(f"redirects more than {_HOPS} times")
         try:
             target = response.url.join(URL(response.headers.get("Location", ""), encoded=True))
+            is_web = target.scheme in ("http", "https") and bool(target.host) and target.port != 0
         except ValueError as error:
             raise Misbehaved("redirects to something that is no URL") from error
-        if target.scheme not in ("http", "https") or not target.host or target == response.url:
+        if not is_web or target == response.url:
             raise Misbehaved("redirects to something that is no web address")
         if start.scheme == "https" and target.scheme != "https":
             raise Misbehaved(f"redirects from https to plain http at {target.host}")
@@ -203,7 +212,7 @@ class ByteClient:
         try:
             return [reach_of(found["host"]) for found in await self._resolver.resolve(host, url.port or 0)]
         except OSError as error:
-            raise Broken(f"the name {host} does not resolve") from error
+            raise Broken(f"the name {host[:80]} does not resolve") from error
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -217,7 +226,7 @@ class ByteClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_READ_BUFFER_BYTES,
-                trust_env=True,
+                trust_env=False,  # it would send what ~/.netrc says to every host; proxies: `get_proxy`
             )
         return self._session
 
@@ -236,11 +245,16 @@ def _small_window(address: AddrInfoType) -> socket.socket:
 
 
 def get_proxy(url: URL) -> URL | None:
-    """The proxy the environment names for `url`, if any: then the proxy resolves names, not we."""
-    try:
-        return get_env_proxy_for_url(url)[0]
-    except LookupError:
+    """The http proxy the environment names for `url`, if any: then the proxy resolves names, not we.
+
+    A user and password for it are taken from its URL, never from ~/.netrc. Raises ValueError for
+    what is no URL.
+    """
+    named = getproxies().get(url.scheme)
+    if not named or not url.host or proxy_bypass(url.host):
         return None
+    proxy = URL(named if "://" in named else f"http://{named}")
+    return proxy if proxy.scheme == "http" and proxy.host else None
 
 
 def _reason(error: aiohttp.ClientError) -> str:

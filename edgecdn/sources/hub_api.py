@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, http_backoff
 
 from edgecdn import errors
 from edgecdn.digest import Digest, DigestKind
@@ -33,6 +35,7 @@ from edgecdn.repopath import RepoPath
 from edgecdn.sources.answers import retry_after_s
 from edgecdn.sources.faults import Broken, Busy, SourceFault
 from edgecdn.sources.http import Credentials
+from edgecdn.sources.hub_client import HUB_TIMEOUT, next_page
 from edgecdn.sources.own_thread import in_own_thread
 
 __all__ = ["HubApi", "HubHead", "user_token"]
@@ -95,23 +98,33 @@ class HubApi:
 
     async def manifest(self, repo: RepoId, commit: CommitId) -> Manifest:
         """The complete listing of a commit; raises as `head`, and ManifestRefused for a hostile one."""
-
-        def pages() -> Iterator[RepoFile]:
-            tree = self._api.list_repo_tree(repo.name, recursive=True, revision=commit.hex, repo_type=repo.type.value)
-            return (entry for entry in tree if isinstance(entry, RepoFile))
-
-        listing = await self._ask_pages(pages, repo, Revision(commit.hex))
+        listing = await self._ask_pages(lambda: self._tree(repo, commit), repo, Revision(commit.hex))
         try:
             return Manifest.of(repo, commit, (_entry(file) for file in listing))
         except BadInput as error:
             raise errors.ManifestRefused(str(error).rstrip("."), name=repo, where=self.name) from error
+
+    def _tree(self, repo: RepoId, commit: CommitId) -> Iterator[RepoFile]:
+        """The files of a commit, page by page, with huggingface_hub's requests and retries.
+
+        Its own `list_repo_tree` has no time limit and follows `Link: rel="next"` to any host, with the token.
+        """
+        url: str | None = f"{self.endpoint}/api/{repo.type.plural}/{repo.name}/tree/{commit}?recursive=true"
+        headers = build_hf_headers(token=self._token)
+        while url is not None:
+            response = http_backoff("GET", url, headers=headers, timeout=HUB_TIMEOUT)
+            hf_raise_for_status(response)
+            for item in response.json():
+                if item["type"] == "file":
+                    yield RepoFile(**item)  # type: ignore[no-untyped-call]  # the library's parser of an entry
+            url = next_page(response)
 
     async def search(self, text: str, repo_type: RepoType, limit: int = 10) -> list[str]:
         """Names of repos like `text`, most downloaded first; empty when the hub does not say."""
         lister = self._api.list_datasets if repo_type is RepoType.DATASET else self._api.list_models
 
         def ask() -> list[str]:
-            return [str(found.id) for found in lister(search=text, limit=limit)]
+            return [str(found.id) for found in lister(search=text, limit=limit, token=False)]
 
         try:
             return await in_own_thread(ask, _SEARCH_S)

@@ -18,9 +18,9 @@ from huggingface_hub.utils._http import default_client_factory
 from edgecdn.sources.faults import Broken, Misbehaved
 from edgecdn.sources.reach import Reach, may_redirect, reach_of
 
-__all__ = ["guard_hub_client"]
+__all__ = ["HUB_TIMEOUT", "guard_hub_client", "next_page"]
 
-_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)
+HUB_TIMEOUT = httpx2.Timeout(20.0, connect=10.0)
 _MOST_BYTES = 256 << 20
 """No page of a listing comes near this."""
 
@@ -43,17 +43,40 @@ def _guarded_client() -> httpx2.Client:
 def _prepare(request: httpx2.Request) -> None:
     request.headers["Accept-Encoding"] = "identity"
     limits = request.extensions.get("timeout") or {}
-    request.extensions["timeout"] = {k: limits.get(k) or v for k, v in _TIMEOUT.as_dict().items()}
+    request.extensions["timeout"] = {k: limits.get(k) or v for k, v in HUB_TIMEOUT.as_dict().items()}
 
 
 def _inspect(response: httpx2.Response) -> None:
-    """Runs before the body is read and before a redirect is followed."""
+    """Runs before the body is read and before a redirect or the address of a next page is followed."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise Misbehaved("answers with a compressed body where a plain one was asked for")
     if response.has_redirect_location:
         hub = response.request.url
         _check_redirect(hub, hub.join(response.headers["Location"]))
+    next_page(response)
     response.stream = _Bounded(response.stream)
+
+
+def next_page(response: httpx2.Response) -> str | None:
+    """Where a listing goes on (`Link: rel="next"`), None at its end; raises Misbehaved for another origin.
+
+    The library would send the token there with it: unlike a redirect, it is a new request.
+    """
+    following = response.links.get("next", {}).get("url")
+    if following is None:
+        return None
+    asked = response.request.url
+    try:
+        target = asked.join(following)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise Misbehaved("continues its listing at something that is no URL") from error
+    if _origin(target) != _origin(asked):
+        raise Misbehaved("continues its listing at another host")
+    return str(target)
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _check_redirect(hub: httpx2.URL, target: httpx2.URL) -> None:
@@ -72,8 +95,8 @@ def _reach(url: httpx2.URL) -> list[Reach]:
         pass
     try:
         return [reach_of(str(found[4][0])) for found in socket.getaddrinfo(url.host, url.port)]
-    except OSError as error:
-        raise Broken(f"the name {url.host} does not resolve") from error
+    except (OSError, UnicodeError) as error:
+        raise Broken(f"the name {url.host[:80]} does not resolve") from error
 
 
 class _Bounded(httpx2.SyncByteStream):

@@ -69,7 +69,8 @@ async def read_ranged(client: ByteClient, offer: RangedOffer, span: Span) -> Asy
         offer.whole_only = True
         raise
     except _Expired:
-        offer.direct = None
+        if offer.direct == remembered:  # another request may have got a fresh one meanwhile
+            offer.direct = None
         raise
 
 

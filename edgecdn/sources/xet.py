@@ -48,16 +48,28 @@ class _Access:
 
 
 class XetSource:
-    """Bytes of large files from the content-addressed storage of one hub. `larger_than` in bytes."""
+    """Bytes of large files from the content-addressed storage of one hub. `larger_than` in bytes.
+
+    `local_storage`: the hub may name a folder (`local://`), which only tests want.
+    """
 
     connections = 4
 
-    def __init__(self, endpoint: str, kind: Kind, client: ByteClient, *, larger_than: int = HTTP_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        kind: Kind,
+        client: ByteClient,
+        *,
+        larger_than: int = HTTP_LIMIT_BYTES,
+        local_storage: bool = False,
+    ) -> None:
         self.endpoint = endpoint
         self.name = f"{endpoint.partition('://')[2]} (Xet)"
         self.kind = kind
         self._client = client
         self._larger_than = larger_than
+        self._local_storage = local_storage
         self._session: Any = None
         self._group: Any = None
         self._access: dict[URL, _Access] = {}
@@ -128,9 +140,21 @@ class XetSource:
             raise Misbehaved("answers something that is no storage token") from error
         except TimeoutError as error:
             raise Broken("does not answer in time") from error
-        if access.cas_url.startswith(("http://", "https://")):
-            await self._client.check_reach(token_url, URL(access.cas_url))
+        if not (self._local_storage and access.cas_url.startswith("local://")):
+            await self._check_storage(token_url, access.cas_url)
         return access
+
+    async def _check_storage(self, token_url: URL, cas_url: str) -> None:
+        try:
+            storage = URL(cas_url)
+            is_web = storage.scheme in ("http", "https") and bool(storage.host)
+        except ValueError as error:
+            raise Misbehaved("names a storage that is no URL") from error
+        if not is_web:
+            raise Misbehaved("names a storage that is no web address")
+        if token_url.scheme == "https" and storage.scheme != "https":
+            raise Misbehaved(f"names a storage at plain http ({storage.host})")
+        await self._client.check_reach(token_url, storage)
 
     async def _next(self, pieces: Iterator[bytes]) -> bytes:
         return bytes(await self._call(lambda: next(pieces, b""), STALL_S))

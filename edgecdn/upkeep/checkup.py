@@ -36,13 +36,18 @@ def check_up(settings: Settings) -> Iterator[Check]:
     """Every check, in the order they are shown; each is made when it is asked for."""
     for what, folder in (("cache.dir", settings.cache_dir), ("home", settings.home)):
         yield from _disk(what, folder)
-    heard = asyncio.run(_hear_all(settings))
+    for folder in settings.local_folders:
+        if not folder.is_dir():
+            remedy = "Mount or make it, or take it out: `edgecdn config set local.folders DIR ...`."
+            yield Check("local.folders", State.WARN, f"{folder} is not there", remedy)
+    heard = [] if settings.offline else asyncio.run(_hear_all(settings))
     yield from diagnosis.endpoints(heard, offline=os.environ.get("HF_HUB_OFFLINE", ""))
     yield diagnosis.clock(heard[0] if heard else None)
     yield diagnosis.token(
         present=user_token() is not None, owner=token_owner(settings.hub_endpoints, settings.hub_token_for)
     )
     yield from diagnosis.cache(list(oddities(settings.cache_dir)))
+    yield _quarantine(settings.home / "quarantine")
     yield _catalog(settings.home)
     yield _versions()
 
@@ -90,6 +95,15 @@ def _offset_s(date: str) -> float | None:
         return None
     said = said if said.tzinfo else said.replace(tzinfo=UTC)
     return (datetime.now(tz=UTC) - said).total_seconds()
+
+
+def _quarantine(folder: Path) -> Check:
+    sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    count = f"{len(sizes)} file" if len(sizes) == 1 else f"{len(sizes)} files"
+    if not sizes:
+        return Check("quarantine", State.OK, f"empty ({folder})")
+    remedy = "Look whether you need them; `edgecdn gc --quarantine` removes them."
+    return Check("quarantine", State.WARN, f"{count}, {sum(sizes) / 1e6:.1f} MB in {folder}", remedy)
 
 
 def _catalog(home: Path) -> Check:

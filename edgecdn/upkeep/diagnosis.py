@@ -115,7 +115,7 @@ def endpoints(heard: Sequence[Heard], *, offline: str) -> Iterator[Check]:
     """Each hub; that none answers fails, that some do not warns."""
     if offline.lower() in ("1", "true", "yes", "on"):
         remedy = "Unset HF_HUB_OFFLINE to fetch what is not here."
-        yield Check("offline", State.WARN, "HF_HUB_OFFLINE is set: names and commits are not asked for", remedy)
+        yield Check("offline", State.WARN, "HF_HUB_OFFLINE is set: no hub is asked", remedy)
     answering = [h for h in heard if not h.fault and h.is_hub]
     for one in heard:
         if one in answering:

@@ -18,6 +18,8 @@ from edgecdn.shortnames import nearest
 __all__ = ["find_setting", "set_value", "unset_value", "with_value", "without_value"]
 
 _ALIASES = "aliases"
+_SEVERAL = frozenset({"hub.endpoints", "local.folders", _ALIASES})
+"""Settings that take more than one value."""
 
 
 def find_setting(name: str) -> Setting:
@@ -34,19 +36,30 @@ def find_setting(name: str) -> Setting:
 
 def set_value(home: Path, name: str, values: Sequence[str]) -> None:
     """Write a setting; raises BadInput for a wrong value, SettingsInvalid when the file is no TOML."""
-    find_setting(name)
-    _write(home, with_value(_read(home), name, values))
+    setting = find_setting(name)
+    text = _read(home)
+    if len(values) > 1 and setting.name not in _SEVERAL:
+        raise BadInput(f"{name} takes one value, not {len(values)}", hint=_tells(name))
+    try:
+        written = with_value(text, name, values)
+    except BadInput as error:
+        raise BadInput(error.message.rstrip("."), hint=_tells(name)) from error
+    _write(home, written)
 
 
 def unset_value(home: Path, name: str) -> bool:
     """Take a setting out of the file, back to its default; returns whether it was there."""
-    find_setting(name)
     text = _read(home)
     without = without_value(text, name)
     if without == text:
+        find_setting(name)
         return False
     _write(home, without)
     return True
+
+
+def _tells(name: str) -> str:
+    return f"`edgecdn config show {name.partition('.')[0] if name.startswith(_ALIASES) else name}` tells what it is."
 
 
 def with_value(text: str, name: str, values: Sequence[str]) -> str:

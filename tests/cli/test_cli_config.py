@@ -112,3 +112,14 @@ def test_round_trip(text: str) -> None:
     written = with_value(text, "hub.endpoints", ["http://z"])
     assert tomllib.loads(written)["hub"]["endpoints"] == ["http://z"]
     assert "endpoints" not in without_value(written, "hub.endpoints")
+
+
+def test_refusals_say_where_to_look_and_unknown_names_can_go(machine: Machine) -> None:
+    several = machine("config", "set", "fetch.connections", "1", "2")
+    assert "takes one value, not 2" in several.err
+    assert "`edgecdn config show fetch.connections`" in several.err
+    assert "config show fetch.patience" in machine("config", "set", "fetch.patience", "long").err
+    machine.home.mkdir(exist_ok=True)
+    (machine.home / "config.toml").write_text("[nope]\na = 1\n")
+    assert machine("config", "unset", "nope.a").code == 0
+    assert _file(machine) == {"nope": {}}

@@ -108,3 +108,15 @@ def test_unknown_short_name(machine: Machine) -> None:
     done = machine("pin", "nothing-like-that")
     assert done.code == 3
     assert "nothing-like-that" in done.err
+
+
+def test_nothing_there_is_said(machine: Machine) -> None:
+    assert "Nothing is pinned." in machine("pin").err
+    assert "Nothing to verify in" in machine("verify").err
+    blobs = machine.folder(SMALL) / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{'b' * 64}.incomplete").write_bytes(b"x" * 5000)
+    assert "nothing complete yet" in machine("ls", SMALL).err
+    absent = machine("pin", "org/smal")
+    assert absent.code == 0
+    assert f"(not in the cache yet). Did you mean {SMALL}?" in absent.err

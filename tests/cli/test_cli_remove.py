@@ -11,6 +11,9 @@ import pytest
 
 from edgecdn.cache.locks import FileLock
 from edgecdn.cache.safedir import SafeDir
+from edgecdn.cache.store import open_repo
+from edgecdn.names import RepoId
+from edgecdn.pipeline import partials_name
 from tests.cli.machine import MOVING, SMALL, TINY, Machine, download, scan_warnings
 from tests.hub import HubProcess
 
@@ -117,8 +120,8 @@ def test_killed_removal_is_finished_by_gc(machine: Machine) -> None:
 
 
 def _state(machine: Machine, repo: str) -> Path:
-    seen = machine.folder(repo).stat()
-    return machine.home / "partials" / f"{seen.st_dev:x}-{seen.st_ino:x}"
+    with open_repo(machine.cache, RepoId.from_folder(machine.folder(repo).name)) as store:
+        return machine.home / "partials" / partials_name(store)
 
 
 def test_a_running_fetch_is_left_alone(machine: Machine) -> None:
@@ -210,3 +213,22 @@ def test_planted_links_lead_nowhere(machine: Machine, tmp_path: Path) -> None:
     machine("rm", SMALL, "--yes")
     assert (victim / "keep.txt").read_text() == "mine"
     assert (snapshot / "out").is_symlink()
+
+
+def test_quarantine_is_emptied_only_when_asked(machine: Machine) -> None:
+    aside = machine.home / "quarantine"
+    aside.mkdir(parents=True)
+    (aside / "rotten").write_bytes(b"x" * 1000)
+    [row] = [row for row in machine("doctor", "--json").json if row["check"] == "quarantine"]
+    assert (row["state"], "1 file" in row["detail"]) == ("warn", True)
+    machine("gc", "--older-than", "0")
+    assert [r["bytes"] for r in machine("gc", "--quarantine", "--dry-run", "--json").json] == [1000]
+    assert (aside / "rotten").exists()
+    assert machine("gc", "--quarantine").code == 0
+    assert not list(aside.iterdir())
+
+
+def test_a_wrong_age_says_what_it_takes(machine: Machine) -> None:
+    wrong = machine("gc", "--older-than", "long")
+    assert wrong.code == 2
+    assert "It takes seconds, or 90s" in wrong.err

@@ -16,7 +16,7 @@ from edgecdn.events import Kind
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import CommitId, RepoId, RepoType
 from edgecdn.repopath import RepoPath
-from edgecdn.sources.faults import Denied, Missing, SourceFault
+from edgecdn.sources.faults import Denied, Misbehaved, Missing, SourceFault
 from edgecdn.sources.http import ByteClient, Credentials
 from edgecdn.sources.xet import XetSource
 from edgecdn.spans import Span
@@ -66,7 +66,7 @@ def _manifest(xet_hash: str | None) -> Manifest:
 async def test_spans_equal_the_slices_and_the_token_goes_only_to_the_hub(hub: tuple[_TokenHub, str, str]) -> None:
     stub, url, xet_hash = hub
     client = ByteClient([Credentials(url, "hf_secret")])
-    source = XetSource(url, Kind.ORIGIN, client, larger_than=1000)
+    source = XetSource(url, Kind.ORIGIN, client, larger_than=1000, local_storage=True)
     manifest = _manifest(xet_hash)
     offers = await source.offer(manifest, manifest.files)
     offer = offers[manifest.files[0].digest]
@@ -100,6 +100,23 @@ async def test_a_hub_that_refuses_the_token_is_a_fault(
     manifest = _manifest(xet_hash)
     offers = await source.offer(manifest, manifest.files)
     with pytest.raises(fault):
+        async for _ in source.read(offers[manifest.files[0].digest], Span(0, 10)):
+            pass
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "storage",
+    ["HTTP://169.254.169.254/", "http://10.0.0.1", "local:///etc", "LOCAL:///etc", "file:///x", "", "http://"],
+)
+async def test_a_storage_that_is_not_the_hubs_business(hub: tuple[_TokenHub, str, str], storage: str) -> None:
+    stub, url, xet_hash = hub
+    stub.cas_url = storage
+    client = ByteClient()
+    source = XetSource(url, Kind.ORIGIN, client, larger_than=1)
+    manifest = _manifest(xet_hash)
+    offers = await source.offer(manifest, manifest.files)
+    with pytest.raises(Misbehaved):
         async for _ in source.read(offers[manifest.files[0].digest], Span(0, 10)):
             pass
     await client.close()

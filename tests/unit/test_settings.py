@@ -107,6 +107,15 @@ def test_a_file_that_is_no_toml_is_one_mistake_among_others(tmp_path: Path) -> N
     assert str(config_file(tmp_path)) in reading.problems[0]
 
 
+def test_misspelled_names_are_mistakes_and_those_of_later_parts_are_not(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        _load(tmp_path, EDGECDN_HUB_ENDPOINT="https://x", EDGECDN_ZZZ="1")
+    said = caught.value.message
+    assert "EDGECDN_HUB_ENDPOINT: there is no such setting; did you mean EDGECDN_HUB_ENDPOINTS?" in said
+    assert "EDGECDN_ZZZ: there is no such setting." in said
+    _load(tmp_path, "[lan]\nx = 1\n[swarm.y]\nz = 2\n", EDGECDN_LAN_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1")
+
+
 def test_home_is_absolute() -> None:
     assert home_dir({}) == Path("~/.local/share/edgecdn").expanduser()
     assert home_dir({"EDGECDN_HOME": "here"}) == Path("here").absolute()

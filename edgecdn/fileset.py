@@ -34,11 +34,6 @@ class FileSet:
     exclude: tuple[str, ...] = ()
     all_formats: bool = False
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it takes every file whatever the repo holds."""
-        return self.all_formats and not self.include and not self.exclude
-
 
 def select(manifest: Manifest, wanted: FileSet) -> tuple[FileEntry, ...]:
     """The entries of `manifest` that `wanted` takes, in path order.

@@ -74,8 +74,6 @@ class Resolved:
     revision: Revision
     ref: Revision | None
     page: str
-    notes: tuple[str, ...] = ()
-    stale: bool = False
 
 
 @dataclass(slots=True)
@@ -205,9 +203,7 @@ class Resolver:
         manifest = (store.read_tree(head.commit) if store else None) or await hub.manifest(repo, head.commit)
         if stale:
             self.notes.append(f"{hub.name} has another {ref} than the one here; {ref} here stays as it is.")
-        return Resolved(
-            manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo), stale=stale
-        )
+        return Resolved(manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo))
 
     async def _is_behind(self, hub: Index, repo: RepoId, ref: Revision, commit: CommitId, store: RepoStore) -> bool:
         """Whether a stand-in for the first hub would turn a branch back: its history lacks our commit."""
@@ -226,7 +222,7 @@ class Resolver:
         why = "HF_HUB_OFFLINE is set" if self.settings.offline else "No hub answers"
         seen = f"the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})"
         self.notes.append(f"{why}; using {seen}.")
-        return Resolved(manifest, revision, None, "", stale=True)
+        return Resolved(manifest, revision, None, "")
 
     @staticmethod
     def _seen(store: RepoStore | None, revision: Revision) -> Manifest | None:

@@ -10,7 +10,7 @@ from threading import Event
 from edgecdn.digest import Digest
 from edgecdn.errors import Interrupted
 
-__all__ = ["PrefixVerifier", "hash_fd", "hash_matches"]
+__all__ = ["PrefixVerifier", "hash_fd"]
 
 _READ_BYTES = 1 << 20
 """Read at a time: large enough that hashing, which frees the interpreter, takes nearly all the time."""
@@ -66,8 +66,3 @@ def hash_fd(fd: int, digest: Digest, size: int, stop: Event | None = None) -> bo
             raise
         return False
     return verifier.matches
-
-
-def hash_matches(data: bytes, digest: Digest) -> bool:
-    """Whether `data` has this digest."""
-    return Digest.of(digest.kind, data) == digest

@@ -6,8 +6,8 @@ nobody has to wait for, and every wait has a limit. Its errors are translated he
 
 from __future__ import annotations
 
-import asyncio
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from edgecdn.sources.own_thread import in_own_thread
 __all__ = ["HubApi", "HubHead", "user_token"]
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 _ANSWER_S = 15.0
 """A single question is answered within this, or the endpoint counts as not answering (seconds)."""
 
@@ -53,11 +54,9 @@ _LISTING_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class HubHead:
-    """What a hub says of a revision: its commit, whether files need a licence click or a login."""
+    """What a hub says of a revision."""
 
     commit: CommitId
-    gated: bool
-    private: bool
 
 
 def user_token() -> str | None:
@@ -94,7 +93,7 @@ class HubApi:
             commit = CommitId(str(info.sha))
         except BadInput as error:
             raise Broken("names no commit for it") from error
-        return HubHead(commit, bool(getattr(info, "gated", False)), bool(getattr(info, "private", False)))
+        return HubHead(commit)
 
     async def manifest(self, repo: RepoId, commit: CommitId) -> Manifest:
         """The complete listing of a commit; raises as `head`, and ManifestRefused for a hostile one."""
@@ -128,9 +127,8 @@ class HubApi:
 
         try:
             return await in_own_thread(ask, _SEARCH_S)
-        except Exception as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except Exception as error:  # noqa: BLE001 - a courtesy: whatever goes wrong, there is no suggestion
+            _log.info("%s gives no suggestions: %s", self.name, _first_line(error))
             return []
 
     async def revisions(self, repo: RepoId) -> list[str]:
@@ -142,9 +140,8 @@ class HubApi:
 
         try:
             return await in_own_thread(ask, _SEARCH_S)
-        except Exception as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except Exception as error:  # noqa: BLE001 - a courtesy: whatever goes wrong, there is no suggestion
+            _log.info("%s gives no suggestions: %s", self.name, _first_line(error))
             return []
 
     async def commits(self, repo: RepoId, revision: Revision | None) -> list[CommitId]:

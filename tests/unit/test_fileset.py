@@ -108,16 +108,3 @@ def test_exclude_alone_keeps_the_format_rule() -> None:
 def test_excluding_the_safetensors_does_not_bring_the_other_copies() -> None:
     """What counts is what the repo holds."""
     assert "pytorch_model.bin" not in _taken(MINILM, FileSet(exclude=("*.safetensors",)))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "whole"),
-    [
-        (FileSet(), False),
-        (FileSet(all_formats=True), True),
-        (FileSet(include=("*",), all_formats=True), False),
-        (FileSet(exclude=("x",), all_formats=True), False),
-    ],
-)
-def test_is_whole(wanted: FileSet, whole: bool) -> None:
-    assert wanted.is_whole is whole

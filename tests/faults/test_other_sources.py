@@ -28,10 +28,11 @@ async def test_a_repo_that_is_only_on_modelscope(machine: Machine) -> None:
 
 
 async def test_modelscope_gives_bytes_of_the_same_hash(machine: Machine) -> None:
-    async with TestHub([REPO], modelscope=True) as hub:
-        hub.inject(slow_total(1_000_000, route="cdn"))  # time for ModelScope to be asked, and to be the faster one
+    large = make_repo("org/name", {"config.json": b"{}", "m.safetensors": Generated(2, 40 << 20)})
+    async with TestHub([large], modelscope=True) as hub:
+        hub.inject(slow_total(8_000_000, route="cdn"))  # time for ModelScope to be asked, and to be the faster one
         fetched = await machine.fetch("org/name", hub, hub_modelscope=hub.modelscope_url)
-        assert files_in(fetched.path) == contents(REPO)
+        assert files_in(fetched.path) == contents(large)
         assert hub.stats.by_route["modelscope"] > 0
     assert fetched.bytes_by_source["mirror"] > 0
 

@@ -318,7 +318,8 @@ class Transfer:
             case Busy(retry_after_s=told):
                 self._board.busy(source, told, now)
                 # A pause that was asked for is no silence; but not for ever, however often it is asked for.
-                self._told_until = min(now + (told or 0.0), self._progress_at + _LONGEST_TOLD_S)
+                asked_until = min(now + (told or 0.0), self._progress_at + _LONGEST_TOLD_S)
+                self._told_until = max(self._told_until, asked_until)  # another hub's pause still holds
             case NoRanges():
                 self._board.whole_only(source, blob)
             case Misbehaved():

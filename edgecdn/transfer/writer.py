@@ -50,6 +50,7 @@ class LeaseWriter:
             await self._incoming.write(start, pieces, self._source)
             return count
 
+        # Not a task group's: it must outlive the cancelling of its request; `_settle` always waits for it.
         self._under_way = asyncio.ensure_future(write())
 
     async def _settle(self) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import bare_swarm, lab
 from benchmarks.runs import Run, edgecdn, hf_download
 from tests.hub import slow_per_connection, slow_total, stall
 from tests.hub.process import HubProcess
@@ -211,6 +212,8 @@ BENCHMARKS: dict[str, Callable[[Path], str]] = {
     "memory": memory,
     "startup": startup,
     "planning": planning,
+    **bare_swarm.WAYS,
+    **lab.WAYS,
 }
 
 if __name__ == "__main__":

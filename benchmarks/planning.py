@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from edgecdn.cache.catalog import Catalog
-from edgecdn.client import hub_indexes
 from edgecdn.digest import Digest
 from edgecdn.events import Kind
 from edgecdn.fileset import FileSet
+from edgecdn.local_fetch import hub_indexes
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import ModelRef
 from edgecdn.pipeline import Pipeline

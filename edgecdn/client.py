@@ -1,4 +1,10 @@
-"""The library's front: builds a fetch from settings and runs it. The composition root of fetching."""
+"""The library's front: where a fetch runs. With the user's agent when there is one, else in the lab, else alone.
+
+1. An agent of this home and cache runs: it fetches, and this process only watches.
+2. Everything is here already: nothing has to run.
+3. There may be a lab (mDNS or named peers): an agent is run for the time of the fetch (`--once`).
+4. Else, or when that agent does not come up: in this process, from folders, mirrors and hubs.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +12,41 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from edgecdn.cache.catalog import Catalog
-from edgecdn.errors import BadInput, Unreachable
-from edgecdn.events import Event, Kind, Listener
+from edgecdn.agent_link import AgentAddress, AgentLink, JobHandle, find_agent
+from edgecdn.control import FetchRequest
+from edgecdn.errors import AgentNotRunning, Unreachable
+from edgecdn.events import Event, Kind, Listener, Note
 from edgecdn.fileset import FileSet
+from edgecdn.local_fetch import FetchParts, open_pipeline
 from edgecdn.names import ModelRef, RepoType
-from edgecdn.pipeline import Fetched, Pipeline
-from edgecdn.resolve import Index, Resolver
+from edgecdn.once import run_once
+from edgecdn.pipeline import Fetched
 from edgecdn.settings import Settings, load_settings
-from edgecdn.sources import Source
-from edgecdn.sources.folder import FolderSource
-from edgecdn.sources.http import ByteClient, Credentials
-from edgecdn.sources.hub import HubSource
-from edgecdn.sources.hub_api import HubApi, user_token
-from edgecdn.sources.modelscope import ModelScopeApi, ModelScopeSource
-from edgecdn.sources.xet import XetSource
-from edgecdn.token_owner import token_owner
 
-__all__ = ["FetchOptions", "credentials", "fetch", "fetch_async", "hub_indexes", "run_fetch"]
+__all__ = ["FetchOptions", "Wanted", "fetch", "fetch_async", "fetch_wanted"]
+
+_NAME_S = 5.0
+"""How long the hubs may take to say what a name stands for before the lab is joined, which they are then asked from."""
+
+_CANCEL_S = 3.0
+"""How long the agent may take to stop a fetch that was interrupted here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A fetch, parsed. `hub`: `modelscope` takes names from there. `keep_job`: when interrupted, the agent goes on."""
+
+    ref: ModelRef
+    files: FileSet = FileSet()
+    local_dir: Path | None = None
+    kinds: frozenset[Kind] = frozenset(Kind)
+    hub: str = ""
+    accept_lan_manifest: bool = False
+    keep_job: bool = False
 
 
 class FetchOptions(TypedDict, total=False):
@@ -69,75 +89,95 @@ async def fetch_async(model: str, **options: Unpack[FetchOptions]) -> Fetched:
     wanted = FileSet(
         tuple(options.get("include", ())), tuple(options.get("exclude", ())), options.get("all_formats", False)
     )
-    return await run_fetch(
-        ModelRef.parse(model, RepoType(repo_type) if repo_type else None),
-        wanted,
-        options.get("settings") or load_settings(),
-        listener=options.get("listener"),
+    fetch_of = Wanted(
+        ref=ModelRef.parse(model, RepoType(repo_type) if repo_type else None),
+        files=wanted,
         local_dir=None if local_dir is None else Path(local_dir),
     )
+    return await fetch_wanted(fetch_of, options.get("settings") or load_settings(), options.get("listener"))
 
 
-async def run_fetch(
-    ref: ModelRef,
-    wanted: FileSet,
-    settings: Settings,
-    *,
-    listener: Listener | None = None,
-    local_dir: Path | None = None,
-    kinds: frozenset[Kind] = frozenset(Kind),
-    hub: str = "",
-) -> Fetched:
-    """A fetch from parsed parts: what the programs call.
-
-    `kinds` limits which sources give bytes; `hub` is `modelscope` to take names from there.
-    """
-    own = credentials(settings)
-    byte_client = ByteClient([c for c in (own, _modelscope_credentials(settings)) if c])
-    modelscope = settings.hub_modelscope
-    if hub == "modelscope" and not modelscope:
-        raise BadInput("ModelScope is off in the settings; `edgecdn config set hub.modelscope URL` switches it on")
-    if hub == "modelscope" and settings.offline:
-        raise Unreachable(f"{modelscope} is not asked, HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE.")
-    hubs: list[Index] = [ModelScopeApi(modelscope, byte_client)] if hub == "modelscope" else hub_indexes(settings, own)
-
-    def make_sources() -> list[Source]:
-        made: list[Source] = [FolderSource(path) for path in settings.local_folders]
-        for position, endpoint in enumerate(settings.hub_endpoints if hub != "modelscope" else ()):
-            kind = Kind.ORIGIN if position == 0 else Kind.MIRROR
-            made.append(HubSource(endpoint, kind, byte_client, connections=settings.fetch_connections))
-        if hub != "modelscope":
-            made.append(XetSource(settings.hub_endpoints[0], Kind.ORIGIN, byte_client))
-        if modelscope:
-            kind = Kind.ORIGIN if hub == "modelscope" else Kind.MIRROR
-            made.append(ModelScopeSource(modelscope, kind, byte_client, connections=settings.fetch_connections))
-        reached = kinds - {Kind.MIRROR, Kind.ORIGIN} if settings.offline else kinds
-        return [source for source in made if source.kind in reached]
-
-    catalog = Catalog(settings.home)
-    pipeline = Pipeline(settings, Resolver(settings, hubs), make_sources, catalog, listener or _ignore)
-    try:
-        return await pipeline.fetch(ref, wanted, local_dir)
-    finally:
-        await byte_client.close()
-        await asyncio.to_thread(catalog.close)
+async def fetch_wanted(wanted: Wanted, settings: Settings, listener: Listener | None = None) -> Fetched:
+    """A fetch, wherever it is best run. Raises any EdgecdnError; AgentNotRunning when the agent is lost meanwhile."""
+    listen = listener or _ignore
+    agent = await asyncio.to_thread(_usable_agent, settings, listen)
+    if agent is not None:
+        try:
+            return await _by_agent(agent, wanted, settings, listen)
+        except _NotTaken:
+            listen(Note("The agent does not answer; this fetch does without it."))
+    parts = FetchParts(listener=listen, kinds=wanted.kinds, hub=wanted.hub, accept_lab=wanted.accept_lan_manifest)
+    if Kind.LAN in wanted.kinds and (settings.discovery_mdns or settings.discovery_peers):
+        if wanted.local_dir is None and (found := await _already_here(wanted, settings, parts)) is not None:
+            return found
+        async with run_once() as once:
+            if once is not None:
+                try:
+                    return await _by_agent(once, wanted, settings, listen)
+                except (AgentNotRunning, _NotTaken):
+                    listen(Note("The lab could not be joined; this fetch does without it."))
+    async with open_pipeline(settings, parts) as pipeline:
+        return await pipeline.fetch(wanted.ref, wanted.files, wanted.local_dir)
 
 
-def hub_indexes(settings: Settings, own: Credentials | None) -> list[Index]:
-    """The metadata side of every configured hub, in the user's order."""
-    return [HubApi(endpoint, own) for endpoint in settings.hub_endpoints]
+class _NotTaken(Exception):
+    """The agent did not take the fetch; nothing was begun."""
 
 
-def credentials(settings: Settings) -> Credentials | None:
-    """The user's token and the one hub it is for; None when there is no token, or no hub it belongs to."""
-    token = user_token()
-    owner = token_owner(settings.hub_endpoints, settings.hub_token_for)
-    return Credentials(owner, token) if token and owner else None
+async def _by_agent(agent: AgentAddress, wanted: Wanted, settings: Settings, listen: Listener) -> Fetched:
+    handle = JobHandle()
+    async with AgentLink(agent) as link:
+        try:
+            return await link.fetch(_request(wanted, settings), listen, handle)
+        except AgentNotRunning as error:
+            if handle.job:
+                raise
+            raise _NotTaken from error
+        except asyncio.CancelledError:
+            if handle.job and not wanted.keep_job:
+                try:
+                    async with asyncio.timeout(_CANCEL_S):
+                        await link.cancel(handle)
+                except (AgentNotRunning, TimeoutError):
+                    pass  # it does not answer: it cannot be told
+            raise
 
 
-def _modelscope_credentials(settings: Settings) -> Credentials | None:
-    token = os.environ.get("MODELSCOPE_API_TOKEN", "")
-    return Credentials(settings.hub_modelscope, token, "m_session_id") if token and settings.hub_modelscope else None
+async def _already_here(wanted: Wanted, settings: Settings, parts: FetchParts) -> Fetched | None:
+    """The result, where nothing has to be fetched: then nobody is asked for anything but the name."""
+    quiet = FetchParts(kinds=parts.kinds, hub=parts.hub)
+    async with open_pipeline(settings, quiet) as pipeline:
+        try:
+            async with asyncio.timeout(_NAME_S):
+                prepared = await pipeline.prepare(wanted.ref, wanted.files)
+        except (Unreachable, TimeoutError):  # the lab may know better
+            return None
+        return await pipeline.look(prepared)
+
+
+def _usable_agent(settings: Settings, listen: Listener) -> AgentAddress | None:
+    """The agent of this home, unless it keeps its files elsewhere than this program looks for them."""
+    agent = find_agent(settings.home)
+    if agent is None or agent.run.cache_dir in ("", str(settings.cache_dir)):
+        return agent
+    listen(Note(f"The agent keeps its files in {agent.run.cache_dir}, this command in {settings.cache_dir}."))
+    return None
+
+
+def _request(wanted: Wanted, settings: Settings) -> FetchRequest:
+    revision = f"@{wanted.ref.revision}" if wanted.ref.revision else ""
+    return FetchRequest(
+        model=f"{wanted.ref.name}{revision}",
+        type=wanted.ref.type.value if wanted.ref.type else None,
+        include=wanted.files.include,
+        exclude=wanted.files.exclude,
+        all_formats=wanted.files.all_formats,
+        local_dir=None if wanted.local_dir is None else str(wanted.local_dir.absolute()),
+        kinds=None if wanted.kinds == frozenset(Kind) else tuple(sorted(kind.value for kind in wanted.kinds)),
+        hub=wanted.hub,
+        accept_lan_manifest=wanted.accept_lan_manifest,
+        cache_dir=str(settings.cache_dir),
+    )
 
 
 def _ignore(_event: Event) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 __all__ = [
     "AccessDenied",
     "AgentNotRunning",
+    "AgentRunning",
     "AmbiguousName",
     "BadInput",
     "CacheRefused",
@@ -196,6 +197,14 @@ class AgentNotRunning(EdgecdnError, ConnectionError):
     template = "The agent is not running or does not answer{detail}."
     hint = "Start it with `edgecdn agent start`."
     exit_code = 8
+
+
+class AgentRunning(EdgecdnError):
+    """One home is served by one agent, and it has one."""
+
+    template = "Another agent already serves {where} (process {pid})."
+    hint = "Use that one, stop it with `edgecdn agent stop`, or give this one its own home: EDGECDN_HOME=DIR."
+    exit_code = 1
 
 
 class Interrupted(EdgecdnError):

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import RepoType
 
-__all__ = ["FileSet", "select"]
+__all__ = ["FileSet", "harmless", "select"]
 
 _OTHER_WEIGHTS = (
     ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite",
@@ -24,6 +24,10 @@ _OTHER_WEIGHTS = (
 
 _OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "coreml", "tf", "flax", "tflite", "ggml"})
 """Folders that, by custom, hold nothing but another format of the weights above them."""
+
+
+_HARMLESS = (".safetensors", ".json", ".txt", ".model", ".jinja", ".md")
+"""Suffixes of files that are data and nothing else: loading them runs no code of theirs (design, section 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,12 @@ def select(manifest: Manifest, wanted: FileSet) -> tuple[FileEntry, ...]:
         return tuple(entries)
     with_safetensors = {e.path.parents for e in manifest.files if e.path.name.endswith(".safetensors")}
     return tuple(e for e in entries if not _is_other_copy(e, with_safetensors))
+
+
+def harmless(entries: Sequence[FileEntry]) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...]]:
+    """Entries that cannot carry code, and the others: pickles, scripts, whatever is unknown."""
+    safe = tuple(e for e in entries if e.path.name.endswith(_HARMLESS))
+    return safe, tuple(e for e in entries if not e.path.name.endswith(_HARMLESS))
 
 
 def _is_other_copy(entry: FileEntry, with_safetensors: set[tuple[str, ...]]) -> bool:

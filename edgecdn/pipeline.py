@@ -26,11 +26,12 @@ from edgecdn.cache.inventory import Inventory, quarantine_dir, take_inventory
 from edgecdn.cache.local_dir import PlacingPlan, place, plan_placing
 from edgecdn.cache.locks import FileLock
 from edgecdn.cache.partial import journaled_bytes
+from edgecdn.cache.provisional import Provisional
 from edgecdn.cache.publish import publish_snapshot
 from edgecdn.cache.safedir import SafeDir
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.events import BytesDiscarded, BytesReceived, Event, FetchPlanned, Kind, Listener, Note
-from edgecdn.fileset import FileSet, select
+from edgecdn.fileset import FileSet, harmless, select
 from edgecdn.manifest import FileEntry
 from edgecdn.names import ModelRef
 from edgecdn.resolve import Resolved, Resolver
@@ -38,14 +39,16 @@ from edgecdn.settings import Settings
 from edgecdn.shortnames import nearest
 from edgecdn.sources import Source
 from edgecdn.spans import UNIT_BYTES
+from edgecdn.transfer.carrier import Lab
 from edgecdn.transfer.engine import Transfer
 
-__all__ = ["Fetched", "Pipeline", "partials_dir", "partials_name"]
+__all__ = ["Fetched", "Pipeline", "Prepared", "partials_dir", "partials_name"]
 
 _MARGIN_BYTES = 64 << 20
 """Left free on the disk beyond the files themselves: trees, links, catalog, other programs (64 MiB)."""
 
 _LOCK_POLL_S = 0.2
+_MOST_NAMED = 5
 _T = TypeVar("_T")
 
 
@@ -64,15 +67,33 @@ class Fetched:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a fetch is of: a commit with its listing, and the files that are wanted."""
+
+    resolved: Resolved
+    entries: tuple[FileEntry, ...]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for fetches that would do the same."""
+        manifest = self.resolved.manifest
+        return manifest.repo, manifest.commit, self.resolved.ref, self.entries
+
+
 @dataclass(slots=True)
 class Pipeline:
-    """One fetch. `sources` makes the job's sources once the commit is known; they are closed at the end."""
+    """One fetch. `sources` makes the job's sources once the commit is known; they are closed at the end.
+
+    `lab`: the peers, for who is in a lab.
+    """
 
     settings: Settings
     resolver: Resolver
     sources: Callable[[], Sequence[Source]]
     catalog: Catalog
     listener: Listener
+    lab: Lab | None = None
     _received: Counter[Kind] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -80,15 +101,38 @@ class Pipeline:
     async def fetch(self, ref: ModelRef, wanted: FileSet, local_dir: Path | None = None) -> Fetched:
         """Bring the files and return where they are. Raises any EdgecdnError; can be run again to go on."""
         started = time.monotonic()
+        return await self.bring(await self.prepare(ref, wanted), local_dir, started)
+
+    async def prepare(self, ref: ModelRef, wanted: FileSet) -> Prepared:
+        """Find out what is meant: the commit, its files, those of them that are wanted."""
         self._loop = asyncio.get_running_loop()
         resolved = await self.resolver.resolve(ref)
         for note in self.resolver.notes:
             self._tell(Note(note))
         entries = select_or_fail(resolved, wanted)
+        if resolved.provisional:
+            entries = self._only_harmless(resolved, entries)
+        return Prepared(resolved, entries)
+
+    async def look(self, prepared: Prepared) -> Fetched | None:
+        """The result, when everything is here and right already; nothing is fetched or written."""
+        started = time.monotonic()
+        found = await self._interruptible(lambda: self._look(prepared.resolved, prepared.entries))
+        return None if found is None else self._fetched(prepared, found, started)
+
+    async def bring(self, prepared: Prepared, local_dir: Path | None = None, started: float | None = None) -> Fetched:
+        """Fetch what is missing, publish, place. `started`: when the user asked (monotonic seconds)."""
+        started = time.monotonic() if started is None else started
+        self._loop = asyncio.get_running_loop()
+        resolved, entries = prepared.resolved, prepared.entries
         plan = None if local_dir is None else await self._plan(local_dir, entries)
         path = await self._complete(resolved, entries, plan)
         if plan is not None:
             path = await self._interruptible(partial(place, plan, path, resolved.manifest, self._stop))
+        return self._fetched(prepared, path, started)
+
+    def _fetched(self, prepared: Prepared, path: Path, started: float) -> Fetched:
+        resolved, entries = prepared.resolved, prepared.entries
         total = sum(entry.size for entry in entries)
         counts = {kind.value: self._received[kind] for kind in Kind}
         counts[Kind.CACHE.value] = max(0, total - sum(self._received[k] for k in Kind if k is not Kind.CACHE))
@@ -222,7 +266,7 @@ class Pipeline:
         def remember(entry: FileEntry, seen: os.stat_result) -> None:
             self.catalog.set_verified(store.path / "blobs" / entry.digest.hex, entry.digest, seen, brought=True)
 
-        sources = self.sources()
+        sources = [*self.sources(), *(self.lab.sources() if self.lab else ())]
         transfer = Transfer(
             store,
             state,
@@ -231,14 +275,35 @@ class Pipeline:
             patience_s=self.settings.fetch_patience_s,
             on_publishing=remember,
             page=resolved.page,
+            carrier=self.lab.carrier if self.lab else None,
         )
+
+        def joined(source: Source) -> None:
+            sources.append(source)
+            transfer.join(source)
+
+        unwatch = self.lab.watch(joined) if self.lab else _nothing
         try:
             await transfer.run(resolved.manifest, missing)
         finally:
+            unwatch()
             for source in sources:
                 await source.close()
 
+    def _only_harmless(self, resolved: Resolved, entries: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+        """What peers alone vouch for may be data, never code: a listing can be made up so that its hashes are right."""
+        kept, left_out = harmless(entries)
+        if left_out:
+            named = ", ".join(str(entry.path) for entry in left_out[:_MOST_NAMED])
+            more = " ..." if len(left_out) > _MOST_NAMED else ""
+            self._tell(Note(f"Left out until a hub confirms the listing: {named}{more}."))
+        if not kept:
+            raise errors.NothingMatched(name=resolved.manifest.repo, patterns="safetensors or text", nearest="")
+        return kept
+
     def _publish(self, resolved: Resolved, store: RepoStore, entries: Sequence[FileEntry]) -> None:
+        if resolved.provisional:
+            Provisional(self.settings.home).add(resolved.manifest.repo, resolved.manifest.commit)
         with quarantine_dir(self.settings.home) as aside:
             moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside)
             for kept in moved:
@@ -298,6 +363,10 @@ def partials_dir(settings: Settings, store: RepoStore) -> SafeDir:
 def partials_name(store: RepoStore) -> str:
     """That folder's name: of where the repo's folder is, since device and inode numbers change with a mount."""
     return hashlib.sha256(os.fsencode(os.path.realpath(store.path))).hexdigest()[:16]
+
+
+def _nothing() -> None:
+    """Where there is no lab to stop watching."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgecdn.cache.provisional import Provisional
 from edgecdn.cache.scan import cached_repos
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.digest import DigestKind
@@ -31,7 +32,7 @@ from edgecdn.settings import DEFAULT_ENDPOINT, Settings
 from edgecdn.shortnames import lookup, nearest, shipped_names
 from edgecdn.sources.faults import Busy, SourceFault
 
-__all__ = ["Index", "Resolved", "Resolver"]
+__all__ = ["Claim", "Index", "LabIndex", "Resolved", "Resolver"]
 
 _LISTED = 5
 """Most names listed in a message."""
@@ -67,21 +68,45 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What peers say a revision stands for, and which of them say so."""
+
+    commit: CommitId
+    peers: tuple[str, ...]
+
+
+class LabIndex(Protocol):
+    """What the lab says of names, for when no hub answers. Claims: nobody can check them before a hub is back."""
+
+    async def claims(self, repo: RepoId, revision: Revision) -> Sequence[Claim]: ...
+    async def manifest(self, repo: RepoId, commit: CommitId) -> Manifest | None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
-    """A commit and all its files. `ref` is the branch or tag to move when the fetch is complete (None: none)."""
+    """A commit and all its files. `ref` is the branch or tag to move when the fetch is complete (None: none).
+
+    `provisional`: only peers say so.
+    """
 
     manifest: Manifest
     revision: Revision
     ref: Revision | None
     page: str
+    provisional: bool = False
 
 
 @dataclass(slots=True)
 class Resolver:
-    """Resolves names. `hubs` in the user's order."""
+    """Resolves names. `hubs` in the user's order; `lab` is asked when none of them answers.
+
+    `accept_lab`: the user takes the lab's word for what a name stands for.
+    """
 
     settings: Settings
     hubs: Sequence[Index]
+    lab: LabIndex | None = None
+    accept_lab: bool = False
     notes: list[str] = field(default_factory=list)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -143,15 +168,14 @@ class Resolver:
         try:
             commit = revision.commit if revision else None
             known = store.read_tree(commit) if store and commit else None
-            if known is not None:
+            if known is not None and not self._is_provisional(known):
                 return Resolved(known, shown, None, self._page(self.hubs[0], repo))
             try:
                 return await self._ask_hubs(repo, revision, store)
-            except Unreachable:
-                last = self._last_seen(store, shown)
-                if last is None:
-                    raise
-                return last
+            except Unreachable as unreachable:
+                if known is not None:
+                    return Resolved(known, shown, None, "", provisional=True)
+                return self._last_seen(store, shown) or await self._ask_lab(repo, shown, unreachable)
         finally:
             if store is not None:
                 store.close()
@@ -200,10 +224,53 @@ class Resolver:
                 if known is not None:
                     self.notes.append(f"{hub.name} is behind what is here; using the commit of {ref} last seen here.")
                     return Resolved(known, ref, None, self._page(hub, repo))
-        manifest = (store.read_tree(head.commit) if store else None) or await hub.manifest(repo, head.commit)
+        manifest = await self._manifest(hub, repo, head.commit, store)
         if stale:
             self.notes.append(f"{hub.name} has another {ref} than the one here; {ref} here stays as it is.")
         return Resolved(manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo))
+
+    async def _manifest(self, hub: Index, repo: RepoId, commit: CommitId, store: RepoStore | None) -> Manifest:
+        """The listing that is here, unless only peers vouch for it: then the hub's."""
+        known = store.read_tree(commit) if store else None
+        if known is not None and not self._is_provisional(known):
+            return known
+        told = await hub.manifest(repo, commit)
+        if known is not None:
+            self._provisional.confirm(repo, commit)
+            same = {e.path: e.digest for e in known.files} == {e.path: e.digest for e in told.files}
+            said = "confirms" if same else "does not confirm"
+            done = "" if same else "; the hub's counts, and what differs is fetched"
+            self.notes.append(f"{hub.name} {said} the listing of {commit.hex[:12]} that came from the lab{done}.")
+        return told
+
+    async def _ask_lab(self, repo: RepoId, revision: Revision, unreachable: Unreachable) -> Resolved:
+        """No hub answers and nothing is known here: what peers claim, if the user takes it."""
+        claims = await self.lab.claims(repo, revision) if self.lab is not None else ()
+        if not claims or self.lab is None:
+            raise unreachable
+        best = max(claims, key=lambda claim: len(claim.peers))
+        who = ", ".join(best.peers[:_LISTED])
+        if not self.accept_lab:
+            detail = f"{unreachable.fields['detail']}; {who} of the lab has {repo.name} at {best.commit.hex[:12]}"
+            raise Unreachable(
+                f"{detail}, which only a hub could confirm",
+                hint="To take the lab's word for it (safetensors and text files only), add --accept-lan-manifest.",
+            )
+        manifest = await self.lab.manifest(repo, best.commit)
+        if manifest is None:
+            raise unreachable
+        if len(claims) > 1:
+            self.notes.append(f"Peers differ on {revision}; most say {best.commit.hex[:12]}.")
+        self.notes.append(f"No hub answers; the word of {who} is taken for {revision} of {repo.name}, until one does.")
+        ref = None if revision.commit else revision
+        return Resolved(manifest, revision, ref, "", provisional=True)
+
+    def _is_provisional(self, manifest: Manifest) -> bool:
+        return (manifest.repo, manifest.commit) in self._provisional
+
+    @property
+    def _provisional(self) -> Provisional:
+        return Provisional(self.settings.home)
 
     async def _is_behind(self, hub: Index, repo: RepoId, ref: Revision, commit: CommitId, store: RepoStore) -> bool:
         """Whether a stand-in for the first hub would turn a branch back: its history lacks our commit."""

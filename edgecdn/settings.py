@@ -12,11 +12,15 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from edgecdn.errors import BadInput, SettingsInvalid
 from edgecdn.settings_values import (
+    Hours,
+    Listen,
+    Rate,
     aliases,
     count,
     duration_s,
@@ -24,7 +28,14 @@ from edgecdn.settings_values import (
     endpoints,
     folder,
     folders,
+    hours,
+    items,
+    listen,
     modelscope,
+    networks,
+    peers,
+    rate,
+    switch,
 )
 
 __all__ = [
@@ -42,9 +53,7 @@ __all__ = [
 
 _TRUE = frozenset({"1", "on", "yes", "true"})
 _NO_SETTINGS = frozenset({"EDGECDN_HOME", "EDGECDN_CRASH", "EDGECDN_DISABLE"})
-_LATER = frozenset(
-    {"lan", "gateway", "swarm", "discovery", "share", "limits", "precache", "watch", "webhook", "plugin"}
-)
+_LATER = frozenset({"precache", "watch", "webhook", "plugin"})
 """Tables of parts of edgecdn that are not built yet: what is set in them is nobody's mistake."""
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -145,6 +154,54 @@ class Settings:
         "60s",
         "seconds",
         "How long a fetch waits while no source gives a byte, before it gives up (and can be resumed).",
+    )
+    gateway_listen: Listen | None = _setting(
+        "gateway.listen",
+        listen,
+        "127.0.0.1:8377",
+        "HOST:PORT",
+        "Where the agent serves this machine: control, metrics. Port taken: another is used (run.json tells).",
+    )
+    lan_listen: Listen | None = _setting(
+        "lan.listen", listen, "0.0.0.0:8378", "HOST:PORT, or off", "Where the agent serves its peers over HTTP."
+    )
+    lan_allow: tuple[IPv4Network | IPv6Network, ...] = _setting(
+        "lan.allow",
+        networks,
+        (),
+        "networks",
+        "Who is a peer. Default: private and link-local networks this machine is on, loopback, discovery.peers.",
+    )
+    swarm_listen: Listen | None = _setting(
+        "swarm.listen", listen, "0.0.0.0:8379", "HOST:PORT, or off", "Where BitTorrent v2 is spoken with peers."
+    )
+    discovery_mdns: bool = _setting(
+        "discovery.mdns", switch, "on", "on or off", "Find agents on the same network by multicast DNS."
+    )
+    discovery_peers: tuple[Listen, ...] = _setting(
+        "discovery.peers", peers, (), "HOST:PORT", "Agents of other networks; what they know is asked of them."
+    )
+    share_allow: tuple[str, ...] = _setting(
+        "share.allow",
+        items,
+        (),
+        "OWNER/NAME patterns",
+        "Repos to share with peers though no hub calls them public (own, gated); data sets begin with `datasets/`.",
+    )
+    share_deny: tuple[str, ...] = _setting(
+        "share.deny",
+        items,
+        (),
+        "OWNER/NAME patterns",
+        "Repos never to share; wins over everything. `*` shares nothing.",
+    )
+    limits_upload: Rate = _setting(
+        "limits.upload", rate, "95%", "rate", "Most that is sent to peers: a rate, or a share of the link."
+    )
+    limits_download: Rate = _setting("limits.download", rate, "off", "rate", "Most that is taken from peers.")
+    limits_wan: Rate = _setting("limits.wan", rate, "off", "rate", "Most that is taken from hubs and mirrors.")
+    limits_hours: Hours = _setting(
+        "limits.hours", hours, "00:00-24:00", "HH:MM-HH:MM", "When the limits hold, local time; outside they do not."
     )
     aliases: Mapping[str, str] = _setting(
         "aliases", aliases, {}, "NAME=OWNER/REPO", "Your own short names; they win over the shipped ones."

@@ -4,17 +4,86 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import time
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgecdn.errors import BadInput
 
-__all__ = ["aliases", "count", "duration_s", "endpoint", "endpoints", "folder", "folders", "items", "modelscope"]
+__all__ = [
+    "Hours",
+    "Listen",
+    "Rate",
+    "aliases",
+    "count",
+    "duration_s",
+    "endpoint",
+    "endpoints",
+    "folder",
+    "folders",
+    "hours",
+    "items",
+    "listen",
+    "modelscope",
+    "networks",
+    "peers",
+    "rate",
+    "switch",
+]
 
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]*\Z")
 _TARGET = re.compile(r"(datasets/)?[A-Za-z0-9_][\w.\-]*/[A-Za-z0-9_][\w.\-]*\Z", re.ASCII)
 _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\Z")
+
+
+_BYTES_S = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kbit": 125, "mbit": 125_000, "gbit": 125_000_000}
+_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z]+(?:/s)?)\Z")
+_HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)\Z")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Bytes per second, or a share (0 to 1) of the machine's link; both None: no limit."""
+
+    bytes_s: int | None = None
+    share: float | None = None
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"{self.share * 100:g}%"
+        return "off" if self.bytes_s is None else f"{self.bytes_s / 1e6:g}MB/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """A part of each day, local time; it may go past midnight. Equal ends: the whole day."""
+
+    start: time
+    stop: time
+
+    def __str__(self) -> str:
+        return f"{self.start:%H:%M}-{self.stop:%H:%M}"
+
+    def covers(self, moment: time) -> bool:
+        """Whether `moment` lies in it."""
+        if self.start < self.stop:
+            return self.start <= moment < self.stop
+        return moment >= self.start or moment < self.stop
 
 
 def items(value: object) -> tuple[str, ...]:
@@ -109,6 +178,76 @@ def aliases(value: object) -> Mapping[str, str]:
         if not _ALIAS.match(name) or not _TARGET.match(target):
             raise BadInput(f"{name[:80]!r} = {target[:120]!r} is not a short name and a repo (OWNER/NAME)")
     return {name.lower(): target for name, target in pairs}
+
+
+def listen(value: object) -> Listen | None:
+    """`HOST:PORT` or `PORT` (any address is 0.0.0.0); None for off."""
+    text = str(value).strip()
+    if text.lower() in ("", "off", "no", "false"):
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise BadInput(f"{text[:80]!r} is not an address to listen on (0.0.0.0:8378, 8378 or off)")
+    return Listen(_host(host.strip("[]") or "0.0.0.0"), int(port))  # noqa: S104 - a setting's own word for "all"
+
+
+def peers(value: object) -> tuple[Listen, ...]:
+    """Agents by `HOST` or `HOST:PORT`; the port is 8378 where none is said."""
+    found: list[Listen] = []
+    for item in items(value):
+        host, _, port = item.rpartition(":") if re.search(r"\]?:\d+\Z", item) else (item, "", "8378")
+        if not 0 < int(port) <= 65535:
+            raise BadInput(f"{item[:80]!r} has an impossible port")
+        found.append(Listen(_host(host.strip("[]")), int(port)))
+    return tuple(dict.fromkeys(found))
+
+
+def networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Networks (`10.1.0.0/16`) or single addresses."""
+    try:
+        return tuple(ip_network(item, strict=False) for item in items(value))
+    except ValueError as error:
+        raise BadInput(f"{error}"[:160]) from error
+
+
+def rate(value: object) -> Rate:
+    """`20MB/s`, `100Mbit/s`, `80%` of the link, or `off` for no limit."""
+    text = str(value).strip()
+    if text.lower() in ("", "off", "no", "false", "0"):
+        return Rate()
+    match = _RATE.match(text)
+    number = float(match["number"]) if match else 0.0
+    unit = match["unit"].lower().removesuffix("/s") if match else ""
+    if unit == "%" and 0 < number <= 100:
+        return Rate(share=number / 100)
+    if unit in _BYTES_S and number * _BYTES_S[unit] >= 1000:
+        return Rate(bytes_s=int(number * _BYTES_S[unit]))
+    raise BadInput(f"{text[:80]!r} is not a rate (20MB/s, 100Mbit/s, 80% or off; at least 1 kB/s)")
+
+
+def hours(value: object) -> Hours:
+    """`22:00-06:00`, local time; 24:00 is midnight."""
+    match = _HOURS.match(str(value).strip())
+    if match is None:
+        raise BadInput(f"{value!r} is not a part of the day (22:00-06:00)")
+    h1, m1, h2, m2 = (int(part) for part in match.groups())
+    return Hours(time(h1 % 24, m1), time(h2 % 24, m2))
+
+
+def switch(value: object) -> bool:
+    """On or off."""
+    text = str(value).strip().lower()
+    if text in ("on", "yes", "true", "1"):
+        return True
+    if text in ("off", "no", "false", "0"):
+        return False
+    raise BadInput(f"{value!r} is neither on nor off")
+
+
+def _host(text: str) -> str:
+    if ":" in text or _HOST.match(text):
+        return text
+    raise BadInput(f"{text[:80]!r} is not a host")
 
 
 def _text(value: object) -> str:

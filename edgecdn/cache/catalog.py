@@ -2,7 +2,8 @@
 
 Derived state: deleted, truncated or broken, it is set aside and begun anew, and files are hashed
 again. A verification holds while size, modification time and inode are unchanged. It also
-remembers which blobs edgecdn itself brought: only those may it ever delete.
+remembers which blobs edgecdn itself brought (only those may it ever delete), the piece trees of
+blobs, and what hubs said about who may have a repo.
 """
 
 from __future__ import annotations
@@ -13,22 +14,41 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from edgecdn.digest import Digest
+from edgecdn.errors import BadInput
+from edgecdn.names import RepoId
+from edgecdn.piecetree import PieceTree
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "Verified"]
 
 _SCHEMA = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS verified (
     path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS brought (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trees (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, layer BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS sharing (
+    repo TEXT PRIMARY KEY, shared INTEGER NOT NULL, checked_at REAL NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 2;
+COMMIT;
 """
+"""Version 2 adds the tables `trees` and `sharing` to version 1, so one script makes either into it."""
 _REMEMBERED = "SELECT size, mtime_ns, inode FROM verified WHERE path = ?"
-_VERSION = 1
+_VERSION = 2
 _BUSY_S = 10.0
 _T = TypeVar("_T")
+
+
+class Verified(NamedTuple):
+    """A file as it was when it was hashed, and the digest it had."""
+
+    digest: str
+    size: int
+    mtime_ns: int
+    inode: int
 
 
 class Catalog:
@@ -45,6 +65,12 @@ class Catalog:
         sql = "SELECT digest, size, mtime_ns, inode FROM verified WHERE path = ?"
         row = self._run(lambda db: db.execute(sql, (str(path),)).fetchone(), None)
         return bool(row == (digest.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino))
+
+    def verified_under(self, folder: Path) -> dict[str, Verified]:
+        """All that was verified below a folder, by path: one query, for looking through a whole cache."""
+        sql = "SELECT path, digest, size, mtime_ns, inode FROM verified WHERE path > ? AND path < ?"
+        ends = (f"{folder}/", f"{folder}0")  # `0` is the character after `/`
+        return self._run(lambda db: {row[0]: Verified(*row[1:]) for row in db.execute(sql, ends)}, {})
 
     def set_verified(self, path: Path, digest: Digest, seen: os.stat_result, *, brought: bool = False) -> None:
         """Remember that this file was hashed and has this digest; `brought`: edgecdn put it there.
@@ -80,6 +106,34 @@ class Catalog:
 
         self._run(write, None)
 
+    def tree(self, digest: Digest) -> PieceTree | None:
+        """The piece tree of a blob, as it was computed here; None when it is not known."""
+        sql = "SELECT size, layer FROM trees WHERE digest = ?"
+        row = self._run(lambda db: db.execute(sql, (digest.hex,)).fetchone(), None)
+        try:
+            return None if row is None else PieceTree.parse(*row)
+        except (BadInput, TypeError):  # somebody else wrote into the database
+            return None
+
+    def set_tree(self, digest: Digest, tree: PieceTree) -> None:
+        """Remember the piece tree of a blob whose whole digest was checked in the same reading."""
+        row = (digest.hex, tree.size, tree.layer)
+        self._run(lambda db: db.execute("INSERT OR REPLACE INTO trees VALUES (?, ?, ?)", row), None)
+
+    def tree_digests(self) -> set[str]:
+        """The blobs (their digests in hex) whose piece trees are known."""
+        return self._run(lambda db: {row[0] for row in db.execute("SELECT digest FROM trees")}, set())
+
+    def sharing(self) -> dict[str, tuple[bool, float]]:
+        """What hubs last said, by repo (`datasets/OWNER/NAME`): whether all may have it; when (Unix seconds)."""
+        sql = "SELECT repo, shared, checked_at FROM sharing"
+        return self._run(lambda db: {row[0]: (bool(row[1]), float(row[2])) for row in db.execute(sql)}, {})
+
+    def set_sharing(self, repo: RepoId, *, shared: bool, checked_at: float) -> None:
+        """Remember what a hub said about a repo."""
+        row = (str(repo), shared, checked_at)
+        self._run(lambda db: db.execute("INSERT OR REPLACE INTO sharing VALUES (?, ?, ?)", row), None)
+
     def check(self) -> str:
         """SQLite's own word on the file: `ok`, or what is wrong."""
         return self._run(lambda db: str(db.execute("PRAGMA integrity_check").fetchone()[0]), "not readable")
@@ -102,7 +156,7 @@ class Catalog:
                     if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
                         break  # full, locked, read-only: nothing is wrong with what is there
                     self._set_aside()
-                except OSError:
+                except (OSError, UnicodeEncodeError):  # a path may have bytes that are no text
                     break
         return otherwise
 
@@ -114,11 +168,10 @@ class Catalog:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, _VERSION):
+                if not 0 <= version <= _VERSION:
                     raise sqlite3.DatabaseError("another schema")  # noqa: TRY301 - set aside as any broken file
-                if version == 0:
+                if version < _VERSION:
                     db.executescript(_SCHEMA)
-                    db.execute(f"PRAGMA user_version = {_VERSION}")
             except sqlite3.DatabaseError:
                 db.close()
                 raise

@@ -121,6 +121,11 @@ class PartialFile:
         crash_point("partial.written")
         self._count(start, position)
 
+    def landed(self, spans: Sequence[Span]) -> None:
+        """Count bytes that somebody else wrote into the file: each once, and only those that are in it by now."""
+        for span in spans:
+            self._count(span.start, span.stop)
+
     def read_into(self, buffer: memoryview, start: int) -> int:
         """Fill `buffer` from `start`; fewer bytes at the end of the file."""
         return os.preadv(self._fd, [buffer], start)

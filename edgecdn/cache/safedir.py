@@ -56,6 +56,12 @@ class SafeDir:
         self.fd = fd
         self.path = path
 
+    @property
+    def stable_path(self) -> Path:
+        """A path that leads to this very folder while it is open, for a library that only takes paths (Linux)."""
+        by_fd = Path(f"/proc/self/fd/{self.fd}")
+        return by_fd if by_fd.exists() else self.path
+
     @classmethod
     def at(cls, path: Path, *, create: bool = False) -> SafeDir:
         """Open the base. The base itself may be reached through links: that is the user's own choice.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
@@ -83,7 +82,7 @@ def _plain(value: object) -> object:
         return [_plain(part) for part in value]
     if isinstance(value, Mapping):
         return dict(value)
-    return str(value) if isinstance(value, Path) else value
+    return value if isinstance(value, (str, int, float)) or value is None else str(value)
 
 
 def _text(value: object) -> str:
@@ -91,7 +90,9 @@ def _text(value: object) -> str:
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, dict):
         return ", ".join(f"{name}={target}" for name, target in value.items()) or "-"
-    return str(value) if value != "" else "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "-" if value in ("", None) else str(value)
 
 
 def _print_one(row: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from edgecdn.cli.interrupt import run_cancellable
 from edgecdn.cli.online import go_online
 from edgecdn.cli.output import counted, human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
-from edgecdn.client import run_fetch
+from edgecdn.client import Wanted, fetch_wanted
 from edgecdn.errors import BadInput, EdgecdnError, Interrupted
 from edgecdn.events import Kind
 from edgecdn.fileset import FileSet
@@ -33,6 +33,10 @@ __all__ = ["fetch"]
 @click.option("--local-dir", type=click.Path(path_type=Path), metavar="DIR", help="Also put the files in DIR.")
 @click.option("--from", "from_", metavar="KINDS", help="Only these sources: lan, mirror, origin (comma-separated).")
 @click.option("--hub", type=click.Choice(["modelscope"]), help="Take names and commits from there.")
+@click.option(
+    "--accept-lan-manifest", is_flag=True, help="When no hub answers, take peers' word for what the name stands for."
+)
+@click.option("--keep", is_flag=True, help="When interrupted, let the agent go on with the fetch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--verbose", is_flag=True, help="Log what is done.")
@@ -45,6 +49,8 @@ def fetch(
     local_dir: Path | None,
     from_: str | None,
     hub: str | None,
+    accept_lan_manifest: bool,
+    keep: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -58,13 +64,18 @@ def fetch(
     go_online(verbose=verbose)
     ref = ModelRef.parse(model, RepoType(type_) if type_ else None)
     settings = load_settings()
-    wanted = FileSet(include, exclude, all_formats)
+    wanted = Wanted(
+        ref=ref,
+        files=FileSet(include, exclude, all_formats),
+        local_dir=local_dir,
+        kinds=_kinds(from_),
+        hub=hub or "",
+        accept_lan_manifest=accept_lan_manifest,
+        keep_job=keep,
+    )
     with FetchProgress(quiet=quiet or as_json) as progress:
-        work = run_fetch(
-            ref, wanted, settings, listener=progress, local_dir=local_dir, kinds=_kinds(from_), hub=hub or ""
-        )
         try:
-            fetched = run_cancellable(work)
+            fetched = run_cancellable(fetch_wanted(wanted, settings, progress))
         except KeyboardInterrupt as stop:
             raise _interrupted(progress) from stop
     if as_json:

@@ -24,6 +24,10 @@ _COMMANDS = {
     "gc": ("edgecdn.cli.remove:gc", "Remove leftovers: abandoned partial files, blobs nobody links."),
     "mirrors": ("edgecdn.cli.mirrors:mirrors", "Probe every configured hub: answer, speed, freshness."),
     "doctor": ("edgecdn.cli.doctor:doctor", "Check this machine and say what to do."),
+    "agent": ("edgecdn.cli.agent:agent", "Run, start, stop or install the agent of this machine."),
+    "status": ("edgecdn.cli.status:status", "Show what the agent does and has."),
+    "peers": ("edgecdn.cli.peers:peers", "List the agents that share with this one."),
+    "top": ("edgecdn.cli.top:top", "Watch peers, fetches and rates."),
     "config": ("edgecdn.cli.config:config", "Show or change the settings."),
 }
 """Name to where it is and its line in the help, so that the help loads none of them."""

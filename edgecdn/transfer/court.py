@@ -42,6 +42,14 @@ class Court:
             if not quiet:
                 self._listener(SourceDropped(name, reason))
 
+    def is_liar(self, name: str) -> bool:
+        """Whether a source gave wrong bytes in this job."""
+        return name in self._liars
+
+    def accuse(self, name: str) -> None:
+        """Remember, for the message should nobody else be left, that bytes of a source were part of a wrong file."""
+        self._liars.add(name)
+
     def lied(self, name: str, entry: FileEntry) -> None:
         """A source gave wrong bytes for a file."""
         if self._board.sources[name].kind is Kind.CACHE:  # a folder's file of that name and size: stale, no lie

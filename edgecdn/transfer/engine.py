@@ -40,6 +40,8 @@ from edgecdn.sources.faults import (
     SourceFault,
 )
 from edgecdn.spans import UNIT_BYTES, Span
+from edgecdn.transfer.carrier import Carrier
+from edgecdn.transfer.carrying import carry
 from edgecdn.transfer.court import Court
 from edgecdn.transfer.incoming import Incoming, WorkThreads
 from edgecdn.transfer.outcome import most_telling
@@ -54,6 +56,9 @@ _TICK_S = 0.2
 
 _ADMITTED = 48
 """Files open at a time: enough for every connection to have a small one, few enough for file descriptors."""
+
+_CARRIED = 3
+"""Files carried at a time: more would only share the same link and end later each."""
 
 _FIRST_OFFERS_S = 3.0
 """Sources cheaper than a hub may take this long to say what they have before hubs are asked."""
@@ -72,7 +77,7 @@ class Transfer:
     """Brings files of one commit into the store, verified. Use once.
 
     `on_publishing` is called in a thread for each verified file, with its stat, just before it gets
-    its name. `page` is the repo's page on its hub.
+    its name. `page` is the repo's page on its hub. `carrier` is tried first for files it takes.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Transfer:
         patience_s: float,
         on_publishing: Callable[[FileEntry, os.stat_result], None],
         page: str = "",
+        carrier: Carrier | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Random | None = None,
     ) -> None:
@@ -95,6 +101,8 @@ class Transfer:
         self._patience_s = patience_s
         self._on_publishing = on_publishing
         self._page = page
+        self._carrier = carrier
+        self._carrying = asyncio.Semaphore(_CARRIED)
         self._clock = clock
         self._board = Board(chance or Random())
         self._threads = WorkThreads.start()
@@ -104,7 +112,8 @@ class Transfer:
         self._parts: set[PartialFile] = set()
         self._waiting: deque[FileEntry] = deque()
         self._running: dict[Lease, asyncio.Task[None]] = {}
-        self._asking: list[asyncio.Task[None]] = []
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._ask_now: Callable[[Source], None] | None = None
         self._wake = asyncio.Event()
         self._left = 0
         self._open = 0
@@ -122,26 +131,54 @@ class Transfer:
         self._left = len(wanted)
         for source in self._sources.values():
             self._board.add_source(source.name, source.kind, source.connections)
+        if self._carrier is not None:
+            self._board.add_source(self._carrier.name, self._carrier.kind, 1)  # never asked: so that it can be judged
         try:
             async with asyncio.TaskGroup() as group:
-                self._asking = [group.create_task(self._ask(s, manifest, wanted)) for s in self._sources.values()]
+
+                def ask(source: Source) -> None:
+                    self._asking[source.name] = group.create_task(self._ask(source, manifest, wanted))
+
+                for source in self._sources.values():
+                    ask(source)
+                self._ask_now = ask
                 await self._first_offers()
                 await self._drive(group, manifest)
-                for task in self._asking:
+                self._ask_now = None
+                for task in self._asking.values():
                     task.cancel()
         except BaseExceptionGroup as failures:
             raise most_telling(failures) from failures
         finally:
+            self._ask_now = None
             await asyncio.to_thread(self._threads.stop)  # first, so that nothing uses what is closed next
             for part in self._parts:
                 part.close()
+
+    def join(self, source: Source) -> None:
+        """Let a source take part from now on: a new one, or one of the job that has more, or is back.
+
+        One that was dropped for wrong bytes stays dropped.
+        """
+        known = self._board.sources.get(source.name)
+        asked = self._asking.get(source.name)
+        if known is None:
+            self._board.add_source(source.name, source.kind, source.connections)
+        elif self._court.is_liar(source.name) or (asked is not None and not asked.done()):
+            return
+        else:
+            known.dropped = None
+            known.blocked_until = 0.0
+        self._sources[source.name] = source
+        if self._ask_now is not None:
+            self._ask_now(source)
 
     async def _drive(self, group: asyncio.TaskGroup, manifest: Manifest) -> None:
         while self._left:
             now = self._clock()
             while self._waiting and self._open < _ADMITTED:
                 self._open += 1
-                group.create_task(self._bring(self._waiting.popleft()))
+                group.create_task(self._bring(group, manifest, self._waiting.popleft()))
             self._cancel_lost()
             while (granted := self._board.grant(now)) is not None:
                 self._running[granted] = group.create_task(self._serve(granted))
@@ -177,9 +214,7 @@ class Transfer:
 
     async def _first_offers(self) -> None:
         """Hubs answer at once; cheaper sources are waited for a little, dearer ones join when they answer."""
-        cheap = [
-            t for t, s in zip(self._asking, self._sources.values(), strict=True) if s.kind in (Kind.CACHE, Kind.LAN)
-        ]
+        cheap = [self._asking[s.name] for s in self._sources.values() if s.kind in (Kind.CACHE, Kind.LAN)]
         if cheap:
             await asyncio.wait(cheap, timeout=_FIRST_OFFERS_S)
 
@@ -193,13 +228,16 @@ class Transfer:
 
     # One file, from its first byte to its publication
 
-    async def _bring(self, entry: FileEntry) -> None:
+    async def _bring(self, group: asyncio.TaskGroup, manifest: Manifest, entry: FileEntry) -> None:
         published = False
         while not published:
             part = await self._threads.do(self._threads.write, lambda: self._open_part(entry))
             incoming = Incoming(entry, part, self._threads)
-            blob = self._board.add_blob(entry, incoming.missing(), self._offering(entry))
+            carried = self._carrier is not None and self._carrier.takes(entry) and isinstance(part, PartialFile)
+            blob = self._board.add_blob(entry, () if carried else incoming.missing(), self._offering(entry))
             self._incoming[blob] = incoming
+            if carried:
+                group.create_task(self._carry(manifest, blob, incoming))
             self._wake.set()
             published = await self._complete(blob, incoming)
             self._board.remove(blob)
@@ -209,6 +247,30 @@ class Transfer:
         self._left -= 1
         self._wake.set()
         self._listener(BlobPublished(str(entry.path), entry.size))
+
+    async def _carry(self, manifest: Manifest, blob: Blob, incoming: Incoming) -> None:
+        """Let the carrier bring what it can; the sources bring the rest."""
+        carrier = self._carrier
+        assert carrier is not None
+
+        def received(count: int) -> None:
+            self._progress_at = self._clock()
+            self._listener(BytesReceived(carrier.name, carrier.kind, count))
+
+        def forgotten(giver: str, count: int) -> None:
+            self._listener(BytesDiscarded(giver, Kind.CACHE, count))
+
+        def others_offer() -> bool:
+            return bool(self._offering(blob.entry))
+
+        def tell(text: str) -> None:
+            self._listener(Note(text))
+
+        async with self._carrying:
+            await carry(carrier, manifest, incoming, received, forgotten, others_offer, tell)
+        if blob in self._board.blobs:
+            self._board.restart(blob, incoming.missing())
+        self._wake.set()
 
     def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
@@ -223,7 +285,7 @@ class Transfer:
         while not (await incoming.follow() or await incoming.verify_again()):
             await self._dispute(blob, incoming)
         for liar in await incoming.liars():
-            self._court.lied(liar, blob.entry)
+            self._lied(liar, blob.entry)
         try:
             await self._threads.do(self._threads.publish, lambda: self._publish(part, blob.entry))
         except PartialVanished:
@@ -245,6 +307,11 @@ class Transfer:
             publish_small(self._store, part, record)
 
     async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
+        carrier = "" if self._carrier is None else self._carrier.name
+        if incoming.standing is None and any(carrier in gave for gave in incoming.givers.values()):
+            assert self._carrier is not None
+            self._carrier.lied(blob.entry)
+            self._court.accuse(carrier)
         try:
             verdict = self._court.judge(incoming)
         except errors.IntegrityFailure:
@@ -256,10 +323,16 @@ class Transfer:
         self._board.restart(blob, verdict.again, only=self._board.sources[verdict.truth])
         self._wake.set()
 
+    def _lied(self, name: str, entry: FileEntry) -> None:
+        if self._carrier is not None and name == self._carrier.name:
+            self._carrier.lied(entry)  # it knows which of its peers did
+        else:
+            self._court.lied(name, entry)
+
     def _discarded(self, counts: Counter[str]) -> None:
         for name, count in counts.items():
-            if name in self._sources:
-                self._listener(BytesDiscarded(name, self._sources[name].kind, count))
+            if name in self._board.sources:
+                self._listener(BytesDiscarded(name, self._board.sources[name].kind, count))
 
     # One request
 
@@ -338,7 +411,7 @@ class Transfer:
                 incoming.standing = None
                 for name in spare:
                     self._offer(name, blob)
-            elif all(task.done() for task in self._asking):
+            elif all(task.done() for task in self._asking.values()):
                 raise self._court.hopeless(manifest, blob.entry, self._page)
 
     def _check_patience(self, now: float) -> None:

@@ -95,6 +95,21 @@ class Incoming:
         self._count(Span(start, start + sum(map(len, pieces))), source)
         self._written.set()
 
+    async def landed(self, spans: Sequence[Span], source: str) -> None:
+        """Count what a carrier wrote; verification follows by itself."""
+        assert isinstance(self.part, PartialFile)
+        await self._threads.do(self._threads.write, partial(self.part.landed, spans))
+        for span in spans:
+            self._count(span, source)
+        self._written.set()
+
+    async def forget(self, spans: Sequence[Span]) -> None:
+        """Count units an earlier run left as missing again, before verification has come to them."""
+        await self._threads.do(self._threads.write, partial(self.part.forget, spans))
+        for span in spans:
+            self._count(span, EARLIER, -1)
+        self._verifier = self._new_verifier()
+
     async def follow(self) -> bool:
         """Hash from the front as data arrives, until all of it did; True when the digest is right."""
         while self._verifier.position < self.entry.size:
@@ -153,10 +168,13 @@ class Incoming:
         else:
             await hashing
 
-    def _count(self, span: Span, source: str) -> None:
+    def _count(self, span: Span, source: str, sign: int = 1) -> None:
         for unit in _units(span):
             low, high = unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES
-            self.given.setdefault(unit, Counter())[source] += min(span.stop, high) - max(span.start, low)
+            gave = self.given.setdefault(unit, Counter())
+            gave[source] += sign * (min(span.stop, high) - max(span.start, low))
+            if not gave[source]:
+                del gave[source]
 
     def _unit_hash(self, unit: int) -> bytes:
         start = unit * UNIT_BYTES

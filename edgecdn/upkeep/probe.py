@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from edgecdn.client import credentials
 from edgecdn.digest import DigestKind
 from edgecdn.errors import AccessDenied, EdgecdnError, RepoMissing, RevisionMissing
 from edgecdn.events import Kind
+from edgecdn.local_fetch import credentials
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import CommitId, RepoId, RepoType
 from edgecdn.resolve import Index

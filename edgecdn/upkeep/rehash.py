@@ -15,11 +15,11 @@ from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.inventory import BlobCheck, check_blob, set_aside
 from edgecdn.cache.scan import BlobOnDisk, RepoOnDisk
 from edgecdn.cache.store import RepoStore, open_repo
-from edgecdn.client import run_fetch
 from edgecdn.digest import Digest
 from edgecdn.errors import CacheRefused, EdgecdnError
 from edgecdn.events import Listener
 from edgecdn.fileset import FileSet
+from edgecdn.local_fetch import run_fetch
 from edgecdn.names import CommitId, ModelRef, RepoId, Revision
 from edgecdn.pipeline import partials_dir
 from edgecdn.settings import Settings

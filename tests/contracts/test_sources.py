@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from edgecdn.digest import Digest, DigestKind, lfs_pointer_oid
 from edgecdn.events import Kind
+from edgecdn.lan_wire import Asker
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import CommitId, RepoId, RepoType
 from edgecdn.repopath import RepoPath
@@ -24,7 +26,9 @@ from edgecdn.sources.http import ByteClient
 from edgecdn.sources.hub import HubSource
 from edgecdn.sources.memory import MemorySource
 from edgecdn.sources.modelscope import ModelScopeSource
+from edgecdn.sources.peer import PeerSource, peer_session
 from edgecdn.spans import Span
+from tests.agent.lan_lab import serving
 from tests.hub import Generated, HubFile, Quirks, TestHub, make_repo
 from tests.hub.content import chunks_of
 from tests.hub.repos import Contents
@@ -33,7 +37,7 @@ LARGE = Generated(seed=3, size=6_000_011)
 CONTENTS = {"sub/model.safetensors": b"".join(chunks_of(LARGE)), "config.json": b'{"a": 1}\n', "one byte": b"x"}
 FILES: Contents = {"sub/model.safetensors": LARGE, "config.json": CONTENTS["config.json"], "one byte": b"x"}
 REPO = make_repo("org/name", FILES)
-SOURCES = ["memory", "hub", "hub with cdn", "modelscope", "modelscope by redirect", "hub cache", "plain folder"]
+SOURCES = ["memory", "hub", "hub with cdn", "modelscope", "modelscope by redirect", "hub cache", "plain folder", "peer"]
 
 
 @dataclass
@@ -106,6 +110,13 @@ async def tried(
             blobs = {entry.digest: CONTENTS[str(entry.path)] for entry in entries}
             source: Source = MemorySource("memory", blobs=blobs, piece_bytes=10_007)
             yield Tried(source, manifest, lambda: 0)
+        elif name == "peer":
+            lab = await stack.enter_async_context(serving(tmp_path))
+            for entry in entries:
+                lab.shelf.add(CONTENTS[str(entry.path)], entry.digest.kind)
+            session = await stack.enter_async_context(peer_session())
+            source = PeerSource(session, "box", URL(f"http://{lab.address}"), Asker("0" * 32, 8378))
+            yield Tried(source, manifest, lambda: _open_below(tmp_path))
         elif "hub" in name and "cache" not in name:
             hub = await stack.enter_async_context(TestHub([REPO], cdn="cdn" in name))
             client = ByteClient()

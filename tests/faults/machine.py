@@ -16,9 +16,9 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from edgecdn.client import run_fetch
 from edgecdn.events import BytesReceived, Event, Note, SourceDropped, Waiting
 from edgecdn.fileset import FileSet
+from edgecdn.local_fetch import run_fetch
 from edgecdn.names import ModelRef
 from edgecdn.pipeline import Fetched
 from edgecdn.settings import load_settings
@@ -60,6 +60,7 @@ class Machine:
             "HF_HUB_CACHE": str(self.cache),
             "EDGECDN_HUB_ENDPOINTS": ",".join(urls),
             "EDGECDN_FETCH_PATIENCE": "20s",
+            "EDGECDN_DISCOVERY_MDNS": "off",
             **named,
         }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgecdn.client import run_fetch
 from edgecdn.errors import RepoMissing
 from edgecdn.fileset import FileSet
+from edgecdn.local_fetch import run_fetch
 from edgecdn.names import ModelRef
 from edgecdn.settings import load_settings
 from tests.faults.machine import Machine, contents, files_in

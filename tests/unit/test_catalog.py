@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecdn.cache.catalog import Catalog
+from edgecdn.cache.catalog import Catalog, Verified
+from edgecdn.names import RepoId, RepoType
+from edgecdn.piecetree import PieceTree, TreeBuilder
 from tests.unit.made import lfs_file
 
 DIGEST = lfs_file("m", b"data").digest
@@ -193,3 +195,106 @@ def test_a_read_only_database_is_left_as_it_is(tmp_path: Path, blob: Path, monke
     catalog.close()
     assert not catalog.rebuilt
     assert path.read_bytes() == before
+
+
+def _tree_of(data: bytes) -> PieceTree:
+    builder = TreeBuilder(len(data))
+    builder.update(data)
+    return builder.finish()
+
+
+def test_all_that_was_verified_below_a_folder(catalog: Catalog, blob: Path) -> None:
+    cache = blob.parent / "cache"
+    seen = blob.stat()
+    for path in (cache / "a" / "1", cache / "z" / "2", Path(f"{cache}-other", "3"), Path(f"{cache}0"), cache, blob):
+        catalog.set_verified(path, DIGEST, seen)
+    row = Verified(DIGEST.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    assert catalog.verified_under(cache) == {str(cache / "a" / "1"): row, str(cache / "z" / "2"): row}
+    assert catalog.verified_under(blob.parent / "nowhere") == {}
+
+
+def test_piece_trees_are_remembered(catalog: Catalog) -> None:
+    tree = _tree_of(b"x" * 600_000)
+    assert catalog.tree(DIGEST) is None
+    assert catalog.tree_digests() == set()
+    catalog.set_tree(DIGEST, tree)
+    catalog.close()
+    again = Catalog(catalog.path.parent)
+    assert again.tree(DIGEST) == tree
+    assert again.tree_digests() == {DIGEST.hex}
+    again.close()
+
+
+@pytest.mark.parametrize("row", [(600_000, b"short"), (-5, b""), ("x", b"y" * 32), (10, None), (10, 7), (1 << 62, b"")])
+def test_a_tree_that_cannot_be_one_is_not_believed(catalog: Catalog, row: tuple[object, ...]) -> None:
+    catalog.set_tree(DIGEST, _tree_of(b"data"))
+    with sqlite3.connect(catalog.path) as other:
+        if row[1] is None:
+            other.execute("DROP TABLE trees")
+            other.execute("CREATE TABLE trees (digest TEXT PRIMARY KEY, size, layer)")
+        other.execute("INSERT OR REPLACE INTO trees VALUES (?, ?, ?)", (DIGEST.hex, *row))
+    other.close()
+    assert catalog.tree(DIGEST) is None
+
+
+def test_what_hubs_said_is_remembered(catalog: Catalog) -> None:
+    model, dataset = RepoId(RepoType.MODEL, "org/name"), RepoId(RepoType.DATASET, "org/name")
+    catalog.set_sharing(model, shared=True, checked_at=1000.5)
+    catalog.set_sharing(dataset, shared=True, checked_at=1.0)
+    catalog.set_sharing(dataset, shared=False, checked_at=2000.0)
+    assert catalog.sharing() == {"org/name": (True, 1000.5), "datasets/org/name": (False, 2000.0)}
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE verified (
+    path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE brought (path TEXT PRIMARY KEY) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_the_first_version_keeps_its_rows(tmp_path: Path, blob: Path) -> None:
+    seen = blob.stat()
+    first = sqlite3.connect(tmp_path / "catalog.sqlite")
+    first.execute("PRAGMA journal_mode=WAL")
+    first.executescript(_FIRST_SCHEMA)
+    with first:
+        first.execute(
+            "INSERT INTO verified VALUES (?, ?, ?, ?, ?)",
+            (str(blob), DIGEST.hex, seen.st_size, seen.st_mtime_ns, seen.st_ino),
+        )
+        first.execute("INSERT INTO brought VALUES (?)", (str(blob),))
+    first.close()
+    catalog = Catalog(tmp_path)
+    assert catalog.is_verified(blob, DIGEST, seen)
+    assert catalog.was_brought(blob, blob.lstat())
+    assert catalog.tree_digests() == set()
+    catalog.set_tree(DIGEST, _tree_of(b"data"))
+    assert catalog.tree(DIGEST) is not None
+    assert catalog.check() == "ok"
+    assert not catalog.rebuilt
+    catalog.close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as opened:
+        assert opened.execute("PRAGMA user_version").fetchone() == (2,)
+    opened.close()
+
+
+def test_a_database_of_a_later_version_is_set_aside(tmp_path: Path, blob: Path) -> None:
+    path = _filled(tmp_path, blob)
+    with sqlite3.connect(path) as later:
+        later.execute("PRAGMA user_version = 3")
+    later.close()
+    catalog = Catalog(tmp_path)
+    assert not catalog.is_verified(blob, DIGEST, blob.stat())
+    assert catalog.rebuilt
+    catalog.close()
+    assert path.with_suffix(".broken").exists()
+
+
+def test_a_path_that_is_no_text_only_costs_hashing(catalog: Catalog, blob: Path) -> None:
+    odd = blob.with_name("\udcff")
+    catalog.set_verified(odd, DIGEST, blob.stat())
+    assert not catalog.is_verified(odd, DIGEST, blob.stat())
+    assert catalog.verified_under(odd) == {}
+    assert catalog.check() == "ok"

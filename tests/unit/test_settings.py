@@ -63,6 +63,9 @@ def test_each_can_be_set_in_the_environment(tmp_path: Path, setting: Setting) ->
     values = {
         "hub.endpoints": "https://h", "hub.token_for": "https://h", "hub.modelscope": "off", "cache.dir": "/c",
         "local.folders": "/a,/b", "fetch.connections": "5", "fetch.patience": "5s", "aliases": "a=o/n",
+        "gateway.listen": "127.0.0.1:0", "lan.listen": "8378", "lan.allow": "10.0.0.0/8", "swarm.listen": "off",
+        "discovery.mdns": "off", "discovery.peers": "a,10.0.0.2:9", "share.allow": "me/*", "share.deny": "*",
+        "limits.upload": "80%", "limits.download": "20MB/s", "limits.wan": "100Mbit/s", "limits.hours": "08:00-18:00",
     }  # fmt: skip
     assert setting.name in values, "a new setting: give it a value here"
     loaded = _load(tmp_path, "", **{setting.variable: values[setting.name]})
@@ -113,7 +116,7 @@ def test_misspelled_names_are_mistakes_and_those_of_later_parts_are_not(tmp_path
     said = caught.value.message
     assert "EDGECDN_HUB_ENDPOINT: there is no such setting; did you mean EDGECDN_HUB_ENDPOINTS?" in said
     assert "EDGECDN_ZZZ: there is no such setting." in said
-    _load(tmp_path, "[lan]\nx = 1\n[swarm.y]\nz = 2\n", EDGECDN_LAN_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1")
+    _load(tmp_path, "[watch]\nx = 1\n[webhook.y]\nz = 2\n", EDGECDN_WATCH_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1")
 
 
 def test_home_is_absolute() -> None:

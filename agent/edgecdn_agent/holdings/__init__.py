@@ -1,0 +1,1 @@
+"""What this machine has verified, and what of it may be given away."""

@@ -1,0 +1,67 @@
+"""What the LAN server needs of the rest of the agent, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgecdn.digest import Digest
+from edgecdn.lan_wire import Asker, BlobState, Hello
+from edgecdn.names import CommitId, RepoId, Revision
+from edgecdn.pace import Pace
+from edgecdn.piecetree import PieceTree
+from edgecdn_agent.holdings.held_files import Holding
+
+__all__ = ["LanParts", "Shelf", "Subscribe"]
+
+Subscribe = Callable[[Callable[[], None]], Callable[[], None]]
+"""Takes what to call after a change; returns what ends that."""
+
+
+class Shelf(Protocol):
+    """The files that are held; `Holdings` is one."""
+
+    def shared(self, digest: Digest) -> Holding | None: ...
+    async def tree(self, digest: Digest) -> PieceTree | None: ...
+    def open(self, holding: Holding) -> int: ...
+    def withdraw(self, digest: Digest) -> None: ...
+    async def recheck(self, digest: Digest) -> bool: ...
+
+
+async def _no_manifest(_repo: RepoId, _commit: CommitId) -> bytes | None:
+    return None
+
+
+async def _no_ref(_repo: RepoId, _revision: Revision) -> CommitId | None:
+    return None
+
+
+async def _nothing(_digest: Digest) -> None:
+    """Where there is no swarm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanParts:
+    """All of it. What is left out does nothing, knows nothing, allows everything."""
+
+    shelf: Shelf
+    hello: Callable[[], Hello]
+    allows: Callable[[str], bool]
+    """Whether an address may be served at all."""
+    upload: Pace = field(default_factory=Pace)
+    downloading: Callable[[], Mapping[Digest, BlobState]] = dict
+    """What is on its way here, of repos that may be shared: not complete, but worth knowing."""
+    manifest: Callable[[RepoId, CommitId], Awaitable[bytes | None]] = _no_manifest
+    """The tree JSON of a commit of a repo that may be shared."""
+    ref: Callable[[RepoId, Revision], Awaitable[CommitId | None]] = _no_ref
+    told_peers: Callable[[], list[str]] = list
+    """The peers this agent knows, `host:port`."""
+    changes: Sequence[Subscribe] = ()
+    """Where holdings and downloads tell that they changed."""
+    suggest: Callable[[str, int], None] = lambda _host, _port: None
+    """An asker may be an agent at this address and port."""
+    tree_asked: Callable[[Digest], Awaitable[object]] = _nothing
+    """A peer is about to take this blob by the swarm: awaited before it is answered, so that the swarm has it."""
+    sent: Callable[[str, Asker | None, int], None] = lambda _host, _asker, _count: None
+    """So many bytes of blobs went to this address, and who it says it is."""

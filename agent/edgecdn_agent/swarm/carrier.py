@@ -1,0 +1,257 @@
+"""Bringing a blob over the swarm: who has it, which piece tree, when to go on without it.
+
+`SwarmCarrier` is what a transfer tries first for a large file. It gives up early rather than late:
+what it has brought stays, and the transfer asks peers by HTTP and then the hubs for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecdn.digest import Digest, DigestKind
+from edgecdn.events import Kind
+from edgecdn.lan_wire import BlobState
+from edgecdn.manifest import FileEntry
+from edgecdn.names import RepoId
+from edgecdn.piecetree import PieceTree, piece_bytes
+from edgecdn.transfer.carrier import Cargo
+from edgecdn_agent.holdings.downloads import Downloads
+from edgecdn_agent.lab.peers import Peer, Peers
+from edgecdn_agent.lan.client import LanClient
+from edgecdn_agent.swarm.pieces import check_earlier, join_pieces
+from edgecdn_agent.swarm.session import Download, Swarm, Trouble
+from edgecdn_agent.swarm.watch import Watch
+
+__all__ = ["SwarmCarrier"]
+
+_log = logging.getLogger(__name__)
+
+_LEAST_BYTES = 4 << 20
+"""Smaller files are asked of peers by HTTP: a torrent takes longer to begin than they take to come."""
+
+_FLUSH_BYTES = 32 << 20
+_FLUSH_S = 0.5
+"""What arrived is written, and so can be hashed and kept, after so much or so long."""
+
+_COUNT_S = 0.5
+"""How often connections are counted."""
+
+_LOOK_S = 2.0
+"""How often it is asked who else has the blob, or takes it."""
+
+_WAKE_S = 0.25
+
+
+@dataclass(slots=True)
+class _Carry:
+    """One blob on its way: what was written and is not told yet, what went wrong, whom we are connected to."""
+
+    cargo: Cargo
+    tree: PieceTree
+    watch: Watch
+    written: list[int] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+    connected: dict[str, Peer] = field(default_factory=dict)
+    bad_piece: int | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def on_written(self, pieces: Sequence[int]) -> None:
+        self.written += pieces
+        self.changed.set()
+
+    def on_trouble(self, trouble: Trouble) -> None:
+        self.troubles.append(trouble)
+        self.changed.set()
+
+
+class SwarmCarrier:
+    """The swarm as a carrier. `may_share` tells whether the repo's bytes may be given away: a swarm takes and gives."""
+
+    name = "peers (swarm)"
+    kind = Kind.LAN
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        lan: LanClient,
+        peers: Peers,
+        downloads: Downloads,
+        may_share: Callable[[RepoId], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._swarm = swarm
+        self._lan = lan
+        self._peers = peers
+        self._downloads = downloads
+        self._may_share = may_share
+        self._clock = clock
+        self._claims: dict[tuple[Digest, str], set[str]] = {}
+        self._false: set[tuple[Digest, str]] = set()
+        self._used: dict[Digest, str] = {}
+        self._closed_to_us: dict[str, float] = {}
+        self.proven: dict[Digest, PieceTree] = {}
+        """Trees of which every piece came and was right: the blob's own, once its digest is right too."""
+
+    def takes(self, entry: FileEntry) -> bool:
+        """Large files; small ones carry no piece tree."""
+        return entry.digest.kind is DigestKind.SHA256 and entry.size >= _LEAST_BYTES and self._swarm.port > 0
+
+    def lied(self, entry: FileEntry) -> None:
+        """The piece tree was of another file: who claimed it to be this one's is not believed any more."""
+        root = self._used.get(entry.digest)
+        if root is None or (entry.digest, root) in self._false:
+            return
+        self._false.add((entry.digest, root))
+        for peer_id in self._claims.pop((entry.digest, root), ()):
+            self._peers.ban(peer_id, f"claimed a false piece tree for {entry.digest.hex[:12]}")
+
+    async def carry(self, cargo: Cargo) -> None:
+        """See `edgecdn.transfer.carrier.Carrier`."""
+        entry = cargo.entry
+        if not self._may_share(cargo.manifest.repo):
+            return
+        found = await self._look(entry)
+        tree = await self._choose_tree(entry, found)
+        if tree is None:
+            return
+        have = await check_earlier(cargo, tree)
+        carry = _Carry(cargo, tree, Watch(self._clock()))
+        download = self._swarm.download(entry.digest, tree, cargo.path, have, carry.on_written, carry.on_trouble)
+        self._downloads.add(entry.digest, tree)
+        try:
+            self._connect(carry, download, found)
+            await self._drive(carry, download)
+        finally:
+            self._downloads.remove(entry.digest)
+            await _shielded(self._finish(carry, download))
+
+    async def _drive(self, carry: _Carry, download: Download) -> None:
+        """Until all is there, or others had better go on."""
+        looked_at = flushed_at = counted_at = self._clock()
+        unflushed = len(download.have)
+        length = piece_bytes(carry.tree.size)
+        while not download.complete:
+            await _wait(download.progress, carry.changed)
+            now = self._clock()
+            carry.watch.arrived(len(download.have) * length, now)
+            await self._tell_written(carry)
+            if now - counted_at >= _COUNT_S:
+                counted_at = now
+                carry.watch.connections(len(await asyncio.to_thread(download.traffic)), now)
+            if self._gives_up(carry, now):
+                return
+            fresh = (len(download.have) - unflushed) * length
+            if fresh and (fresh >= _FLUSH_BYTES or now - flushed_at >= _FLUSH_S) and download.start_flush():
+                flushed_at, unflushed = now, len(download.have)
+            if now - looked_at >= _LOOK_S:
+                looked_at = now
+                self._connect(carry, download, await self._look(carry.cargo.entry))
+
+    def _gives_up(self, carry: _Carry, now: float) -> bool:
+        troubles, carry.troubles = carry.troubles, []
+        for trouble in troubles:
+            self._note(carry, trouble)
+        reason = carry.watch.verdict(now, alternatives=carry.cargo.alternatives())
+        if any(trouble.kind == "disk" for trouble in troubles):
+            reason = "the file cannot be written"
+        if reason is None:
+            return False
+        _log.info("the swarm gives up %s: %s", carry.cargo.entry.digest.hex[:12], reason)
+        if carry.watch.never_connected:
+            for peer in carry.connected.values():  # a firewall: not tried again for a while, by HTTP they still give
+                self._closed_to_us[peer.id] = now + 60.0
+        return True
+
+    async def _finish(self, carry: _Carry, download: Download) -> None:
+        if download.complete:
+            self.proven[carry.cargo.entry.digest] = carry.tree
+        await download.flush()
+        await download.close()
+        await self._tell_written(carry)
+        for trouble in carry.troubles:
+            self._note(carry, trouble)
+        if carry.bad_piece is not None:
+            suspects = carry.connected.values()
+            digest, piece = carry.cargo.entry.digest, carry.bad_piece
+            await asyncio.gather(*(self._lan.rotten(peer, digest, piece) for peer in suspects))
+
+    async def _tell_written(self, carry: _Carry) -> None:
+        if carry.written:
+            pieces, carry.written = carry.written, []
+            carry.changed.clear()
+            await carry.cargo.landed(join_pieces(pieces, carry.tree.size))
+
+    def _note(self, carry: _Carry, trouble: Trouble) -> None:
+        entry = carry.cargo.entry
+        _log.warning("the swarm, %s: %s", entry.digest.hex[:12], trouble.reason)
+        if trouble.piece is not None:
+            carry.bad_piece = trouble.piece
+        for address in trouble.addresses:
+            names = {p.name for p in carry.connected.values() if address in (p.host, *p.addresses)}
+            carry.cargo.tell(
+                f"{' or '.join(sorted(names)) or address} gave wrong pieces of {entry.path}; they are not used."
+            )
+
+    # Who has it
+
+    async def _look(self, entry: FileEntry) -> list[tuple[Peer, BlobState]]:
+        """Peers with a swarm that have the blob, or a part of it, by their own word."""
+        now = self._clock()
+        able = [p for p in self._peers.all() if p.swarm_port and self._closed_to_us.get(p.id, 0.0) <= now]
+        found = await self._lan.who_has(able, entry.digest)
+        return [
+            (peer, state)
+            for peer, state in found
+            if state.root and state.size == entry.size and (entry.digest, state.root) not in self._false
+        ]
+
+    async def _choose_tree(self, entry: FileEntry, found: Sequence[tuple[Peer, BlobState]]) -> PieceTree | None:
+        """The tree most holders of the whole blob claim. A claim, no more: the blob's own digest decides at the end."""
+        whole = [(peer, state.root) for peer, state in found if state.complete]
+        for root, _ in Counter(root for _, root in whole).most_common():
+            claimers = [peer for peer, claimed in whole if claimed == root]
+            for peer in claimers:
+                tree = await self._lan.tree(peer, entry.digest, entry.size)
+                if tree is not None and tree.root.hex() == root:
+                    self._claims[entry.digest, root] = {p.id for p in claimers}
+                    self._used[entry.digest] = root
+                    await asyncio.gather(*(self._lan.wake(p, entry.digest) for p in claimers if p is not peer))
+                    return tree
+        return None
+
+    def _connect(self, carry: _Carry, download: Download, found: Sequence[tuple[Peer, BlobState]]) -> None:
+        root = carry.tree.root.hex()
+        for peer, state in found:
+            if state.root == root and peer.id not in carry.connected:
+                carry.connected[peer.id] = peer
+                download.connect(peer.host, peer.swarm_port)
+        # A lone taker reads from the front, so that hashing follows. A crowd takes the rarest first, or
+        # all would wait for the same pieces of the holder.
+        download.set_sequential(all(state.complete for _, state in found))
+
+
+async def _wait(*events: asyncio.Event) -> None:
+    """Until one of them is set, a quarter of a second at most; clears the first."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=_WAKE_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    events[0].clear()
+
+
+async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end also when cancelled meanwhile: the file must be let go before others write into it."""
+    task = asyncio.ensure_future(work)  # bounded: every wait in it has a timeout
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -1,0 +1,80 @@
+"""Carriers: whatever brings most of a file by itself, straight into the partial file, like a swarm.
+
+A source gives ranges when it is asked; a carrier is given the file and brings what it can, in any
+order. It is tried first. What it could not bring is asked of the sources, and nothing that arrived
+is lost by the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgecdn.events import Kind
+from edgecdn.manifest import FileEntry, Manifest
+from edgecdn.sources import Source
+from edgecdn.spans import Span
+
+__all__ = ["Cargo", "Carrier", "Lab"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """A file to be carried. The file at `path` is as long as it will be; bytes outside `have` are holes.
+
+    `read(view, start)` fills a buffer (blocks). `forget` counts spans of `have` as missing again.
+    `landed` counts bytes that are in the file now, each once. `alternatives` tells whether anybody
+    else could give the rest. `tell` says a sentence to the user.
+    """
+
+    manifest: Manifest
+    entry: FileEntry
+    path: Path
+    have: Callable[[], Sequence[Span]]
+    read: Callable[[memoryview, int], int]
+    forget: Callable[[Sequence[Span]], Awaitable[None]]
+    landed: Callable[[Sequence[Span]], Awaitable[None]]
+    alternatives: Callable[[], bool]
+    tell: Callable[[str], None]
+
+
+class Carrier(Protocol):
+    """Brings files. `name` is shown to users; `kind` says how dear its bytes are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+
+    def takes(self, entry: FileEntry) -> bool:
+        """Whether it is worth trying it for a file of this size."""
+        ...
+
+    async def carry(self, cargo: Cargo) -> None:
+        """Bring what can be had; return when all is there, or when others had better go on.
+
+        When it returns, or is cancelled, nothing of its own touches the file any more. Raises NoSpace,
+        ReadOnlyStore; whatever else goes wrong ends the carrying without an error.
+        """
+        ...
+
+    def lied(self, entry: FileEntry) -> None:
+        """What it brought of a file was not that file."""
+        ...
+
+
+class Lab(Protocol):
+    """The peers of one job: what they give by ranges, and the carrier that brings whole files from all of them."""
+
+    @property
+    def carrier(self) -> Carrier | None: ...
+
+    def sources(self) -> list[Source]:
+        """One for each peer that is there now."""
+        ...
+
+    def watch(self, joined: Callable[[Source], None]) -> Callable[[], None]:
+        """Have `joined` told, on the loop, of peers that come or have more; returns what ends that."""
+        ...

@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 .PHONY: demo test lint bench clean
 
-demo: $(READY)   ## fetch a real model from a hub on loopback, cut it off, resume, load it
+demo: $(READY)   ## three machines on loopback: one fetches a real model from a hub, two from each other; load it
 	$(BIN)/python -m tests.demo
 
 test: lint       ## every check and every test

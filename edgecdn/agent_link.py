@@ -41,7 +41,7 @@ from edgecdn.control import (
 )
 from edgecdn.errors import AgentNotRunning, BadInput
 from edgecdn.events import Listener
-from edgecdn.pipeline import Fetched
+from edgecdn.fetched import Fetched
 
 __all__ = ["AgentAddress", "AgentLink", "JobHandle", "find_agent", "is_locked"]
 

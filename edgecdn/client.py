@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from edgecdn.agent_link import AgentAddress, AgentLink, JobHandle, find_agent
 from edgecdn.control import FetchRequest
-from edgecdn.errors import AgentNotRunning, Unreachable
+from edgecdn.errors import AccessDenied, AgentNotRunning, RepoMissing, Unreachable
 from edgecdn.events import Event, Kind, Listener, Note
+from edgecdn.fetched import Fetched
 from edgecdn.fileset import FileSet
-from edgecdn.local_fetch import FetchParts, open_pipeline
 from edgecdn.names import ModelRef, RepoType
 from edgecdn.once import run_once
-from edgecdn.pipeline import Fetched
 from edgecdn.settings import Settings, load_settings
+from edgecdn.shortnames import lookup
+
+if TYPE_CHECKING:
+    from edgecdn.local_fetch import FetchParts
 
 __all__ = ["FetchOptions", "Wanted", "fetch", "fetch_async", "fetch_wanted"]
 
@@ -97,8 +101,17 @@ async def fetch_async(model: str, **options: Unpack[FetchOptions]) -> Fetched:
     return await fetch_wanted(fetch_of, options.get("settings") or load_settings(), options.get("listener"))
 
 
-async def fetch_wanted(wanted: Wanted, settings: Settings, listener: Listener | None = None) -> Fetched:
-    """A fetch, wherever it is best run. Raises any EdgecdnError; AgentNotRunning when the agent is lost meanwhile."""
+async def fetch_wanted(
+    wanted: Wanted,
+    settings: Settings,
+    listener: Listener | None = None,
+    before_hubs: Callable[[], None] = lambda: None,
+) -> Fetched:
+    """A fetch, wherever it is best run. Raises any EdgecdnError; AgentNotRunning when the agent is lost meanwhile.
+
+    `before_hubs` is called before this process itself speaks to hubs; what that needs is imported only then
+    (half a second and more), as a fetch by the agent does without.
+    """
     listen = listener or _ignore
     agent = await asyncio.to_thread(_usable_agent, settings, listen)
     if agent is not None:
@@ -106,18 +119,34 @@ async def fetch_wanted(wanted: Wanted, settings: Settings, listener: Listener | 
             return await _by_agent(agent, wanted, settings, listen)
         except _NotTaken:
             listen(Note("The agent does not answer; this fetch does without it."))
+        except (AccessDenied, RepoMissing):  # hubs answer both to who may not see a repo
+            if not _has_own_token():
+                raise
+            listen(Note("The agent may not read it; this command tries with the HF_TOKEN it was given."))
+    before_hubs()
+    from edgecdn.local_fetch import FetchParts, open_pipeline
+
     parts = FetchParts(listener=listen, kinds=wanted.kinds, hub=wanted.hub, accept_lab=wanted.accept_lan_manifest)
     if Kind.LAN in wanted.kinds and (settings.discovery_mdns or settings.discovery_peers):
-        if wanted.local_dir is None and (found := await _already_here(wanted, settings, parts)) is not None:
+        found = await _already_here(wanted, settings, parts)
+        if found is not None and wanted.local_dir is None:
             return found
-        async with run_once() as once:
-            if once is not None:
-                try:
-                    return await _by_agent(once, wanted, settings, listen)
-                except (AgentNotRunning, _NotTaken):
-                    listen(Note("The lab could not be joined; this fetch does without it."))
+        if found is None and (fetched := await _by_the_lab(wanted, settings, listen)) is not None:
+            return fetched
     async with open_pipeline(settings, parts) as pipeline:
         return await pipeline.fetch(wanted.ref, wanted.files, wanted.local_dir)
+
+
+async def _by_the_lab(wanted: Wanted, settings: Settings, listen: Listener) -> Fetched | None:
+    """With an agent for the time of this fetch; None when none can be had."""
+    async with run_once() as once:
+        if once is not None:
+            try:
+                return await _by_agent(once, wanted, settings, listen)
+            except (AgentNotRunning, _NotTaken):
+                pass
+    listen(Note("The lab could not be joined; this fetch does without it."))
+    return None
 
 
 class _NotTaken(Exception):
@@ -125,10 +154,11 @@ class _NotTaken(Exception):
 
 
 async def _by_agent(agent: AgentAddress, wanted: Wanted, settings: Settings, listen: Listener) -> Fetched:
-    handle = JobHandle()
+    handle, started = JobHandle(), time.monotonic()
     async with AgentLink(agent) as link:
         try:
-            return await link.fetch(_request(wanted, settings), listen, handle)
+            fetched = await link.fetch(_request(wanted, settings), listen, handle)
+            return replace(fetched, seconds=round(time.monotonic() - started, 3))  # the job may be older than this ask
         except AgentNotRunning as error:
             if handle.job:
                 raise
@@ -145,30 +175,52 @@ async def _by_agent(agent: AgentAddress, wanted: Wanted, settings: Settings, lis
 
 async def _already_here(wanted: Wanted, settings: Settings, parts: FetchParts) -> Fetched | None:
     """The result, where nothing has to be fetched: then nobody is asked for anything but the name."""
-    quiet = FetchParts(kinds=parts.kinds, hub=parts.hub)
-    async with open_pipeline(settings, quiet) as pipeline:
+    from edgecdn.local_fetch import open_pipeline
+
+    heard: list[Event] = []
+    started = time.monotonic()
+    async with open_pipeline(settings, replace(parts, listener=heard.append)) as pipeline:
         try:
             async with asyncio.timeout(_NAME_S):
                 prepared = await pipeline.prepare(wanted.ref, wanted.files)
         except (Unreachable, TimeoutError):  # the lab may know better
             return None
-        return await pipeline.look(prepared)
+        found = await pipeline.look(prepared)
+    if found is not None and wanted.local_dir is None and parts.listener is not None:
+        for event in heard:  # else whoever fetches says it
+            parts.listener(event)
+    return None if found is None else replace(found, seconds=round(time.monotonic() - started, 3))
 
 
 def _usable_agent(settings: Settings, listen: Listener) -> AgentAddress | None:
-    """The agent of this home, unless it keeps its files elsewhere than this program looks for them."""
+    """The agent of this home, unless it keeps its files or asks for them elsewhere than this program is told to."""
     agent = find_agent(settings.home)
-    if agent is None or agent.run.cache_dir in ("", str(settings.cache_dir)):
-        return agent
-    listen(Note(f"The agent keeps its files in {agent.run.cache_dir}, this command in {settings.cache_dir}."))
-    return None
+    if agent is None:
+        return None
+    without = "; this fetch does without it."
+    if agent.run.cache_dir not in ("", str(settings.cache_dir)):
+        listen(Note(f"The agent keeps its files in {agent.run.cache_dir}, not in {settings.cache_dir}{without}"))
+        return None
+    if agent.run.hub_endpoints not in ((), settings.hub_endpoints):
+        others, ours = ", ".join(agent.run.hub_endpoints), ", ".join(settings.hub_endpoints)
+        listen(Note(f"The agent asks {others}, not {ours}{without}"))
+        return None
+    return agent
+
+
+def _has_own_token() -> bool:
+    """Whether this program was given a token that the agent, started earlier, may not have."""
+    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"))
 
 
 def _request(wanted: Wanted, settings: Settings) -> FetchRequest:
+    name, type_ = wanted.ref.name, wanted.ref.type
+    if name.lower() in settings.aliases and (own := lookup(name, type_, settings.aliases)) is not None:
+        type_, name = own  # the agent may have been started before the user gave the alias
     revision = f"@{wanted.ref.revision}" if wanted.ref.revision else ""
     return FetchRequest(
-        model=f"{wanted.ref.name}{revision}",
-        type=wanted.ref.type.value if wanted.ref.type else None,
+        model=f"{name}{revision}",
+        type=type_.value if type_ else None,
         include=wanted.files.include,
         exclude=wanted.files.exclude,
         all_formats=wanted.files.all_formats,
@@ -177,6 +229,7 @@ def _request(wanted: Wanted, settings: Settings) -> FetchRequest:
         hub=wanted.hub,
         accept_lan_manifest=wanted.accept_lan_manifest,
         cache_dir=str(settings.cache_dir),
+        offline=settings.offline,
     )
 
 

@@ -61,7 +61,10 @@ _EVENTS: dict[str, type[Any]] = {shape.__name__: shape for shape in get_args(Eve
 
 
 class FetchRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What `edgecdn fetch` was asked for. `local_dir` and `cache_dir` are absolute; `kinds` None: any source."""
+    """What `edgecdn fetch` was asked for. `local_dir` and `cache_dir` are absolute; `kinds` None: any source.
+
+    `offline`: the caller has HF_HUB_OFFLINE, so no hub is asked for it.
+    """
 
     model: str
     type: str | None = None
@@ -73,6 +76,7 @@ class FetchRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     hub: str = ""
     accept_lan_manifest: bool = False
     cache_dir: str | None = None
+    offline: bool = False
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):
@@ -86,7 +90,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 class RunInfo(msgspec.Struct, frozen=True):
     """`run.json`: which agent serves a home, and where. Listeners: `local`, `lan`, `swarm` to `host:port`.
 
-    `cache_dir`: the store it fills.
+    `cache_dir`: the store it fills; `hub_endpoints`: the hubs it asks (empty: it did not tell).
     """
 
     pid: int
@@ -95,16 +99,24 @@ class RunInfo(msgspec.Struct, frozen=True):
     listeners: dict[str, str]
     started_at: float
     cache_dir: str = ""
+    hub_endpoints: tuple[str, ...] = ()
 
 
 class PeerInfo(msgspec.Struct, frozen=True):
-    """Another agent of the lab."""
+    """Another agent of the lab. `host` with `lan_port` and `swarm_port` (0: none): where it is reached.
+
+    `clock_offset_s`: its clock ahead of ours when it was met.
+    """
 
     id: str
     name: str
     addresses: tuple[str, ...]
     version: str
     last_seen_s: float
+    host: str = ""
+    lan_port: int = 0
+    swarm_port: int = 0
+    clock_offset_s: float = 0.0
 
 
 class PeerTraffic(msgspec.Struct, frozen=True):

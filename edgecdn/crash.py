@@ -26,8 +26,10 @@ CRASH_POINTS = (
     "publish.9",  # ref renamed
     "rm.1",  # links of a commit removed, blobs still there
     "quarantine.1",  # a rotten blob recorded, not yet moved
+    "swarm.finished",  # the last piece has arrived, not all are written
+    "swarm.flushed",  # all pieces written and told, the whole not yet verified
 )
-"""Every point, in the order a fetch passes them; tests enumerate this."""
+"""Every point, in the order a fetch passes them, but for those of `rm` and of agents; tests enumerate this."""
 
 
 def crash_point(name: str) -> None:

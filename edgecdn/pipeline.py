@@ -31,6 +31,7 @@ from edgecdn.cache.publish import publish_snapshot
 from edgecdn.cache.safedir import SafeDir
 from edgecdn.cache.store import RepoStore, open_repo
 from edgecdn.events import BytesDiscarded, BytesReceived, Event, FetchPlanned, Kind, Listener, Note
+from edgecdn.fetched import Fetched
 from edgecdn.fileset import FileSet, harmless, select
 from edgecdn.manifest import FileEntry
 from edgecdn.names import ModelRef
@@ -50,21 +51,6 @@ _MARGIN_BYTES = 64 << 20
 _LOCK_POLL_S = 0.2
 _MOST_NAMED = 5
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a fetch did. `bytes_by_source` sums to `bytes_total`; `cache` is what was here already. Times in seconds."""
-
-    repo: str
-    type: str
-    revision: str
-    commit: str
-    path: str
-    files: int
-    bytes_total: int
-    bytes_by_source: dict[str, int]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +194,7 @@ class Pipeline:
             with open_repo(self.settings.cache_dir, manifest.repo) as store:
                 if not all(store.has_link(manifest.commit, entry) for entry in entries):
                     return None
-                if store.read_tree(manifest.commit) is None:
+                if store.read_tree(manifest.commit) is None or self._is_to_confirm(resolved):
                     return None
                 if resolved.ref is not None and store.read_ref(resolved.ref) != manifest.commit:
                     return None
@@ -301,13 +287,32 @@ class Pipeline:
             raise errors.NothingMatched(name=resolved.manifest.repo, patterns="safetensors or text", nearest="")
         return kept
 
+    def _is_to_confirm(self, resolved: Resolved) -> bool:
+        """Whether a hub's listing is to replace what only peers have said of the commit."""
+        manifest = resolved.manifest
+        return not resolved.provisional and (manifest.repo, manifest.commit) in Provisional(self.settings.home)
+
     def _publish(self, resolved: Resolved, store: RepoStore, entries: Sequence[FileEntry]) -> None:
+        repo, commit = resolved.manifest.repo, resolved.manifest.commit
+        confirmed = self._is_to_confirm(resolved)
         if resolved.provisional:
-            Provisional(self.settings.home).add(resolved.manifest.repo, resolved.manifest.commit)
+            Provisional(self.settings.home).add(repo, commit)
+        elif confirmed:
+            self._drop_false_links(resolved, store)
         with quarantine_dir(self.settings.home) as aside:
             moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside)
             for kept in moved:
                 self._tell(Note(f"A file stood where the snapshot's {kept.stem} belongs; it is kept as {kept}."))
+        if confirmed:  # not before the hub's listing is written: until then the peers' stands there
+            Provisional(self.settings.home).confirm(repo, commit)
+
+    def _drop_false_links(self, resolved: Resolved, store: RepoStore) -> None:
+        """What peers listed and the hub does not: a loader must not find it in the snapshot."""
+        claimed = store.read_tree(resolved.manifest.commit)
+        told = {entry.path: entry.digest for entry in resolved.manifest.files}
+        for entry in claimed.files if claimed else ():
+            if told.get(entry.path) != entry.digest:
+                store.unlink(resolved.manifest.commit, entry)
 
     async def _take(self, lock: FileLock) -> None:
         told = False

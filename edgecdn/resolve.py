@@ -30,7 +30,7 @@ from edgecdn.names import CommitId, ModelRef, RepoId, RepoType, Revision
 from edgecdn.plan.backoff import backoff_s
 from edgecdn.settings import DEFAULT_ENDPOINT, Settings
 from edgecdn.shortnames import lookup, nearest, shipped_names
-from edgecdn.sources.faults import Busy, SourceFault
+from edgecdn.sources.faults import Broken, Busy, SourceFault
 
 __all__ = ["Claim", "Index", "LabIndex", "Resolved", "Resolver"]
 
@@ -39,6 +39,9 @@ _LISTED = 5
 
 _ROUNDS = 3
 """How often all hubs are asked before the network is taken for down."""
+
+_HURRY_S = 10.0
+"""How long a hub may stay silent where there is another way: what was seen here before, or the lab."""
 
 _LONGEST_WAIT_S = 60.0
 """A pause a hub asks for is kept up to this long while resolving."""
@@ -170,39 +173,53 @@ class Resolver:
             known = store.read_tree(commit) if store and commit else None
             if known is not None and not self._is_provisional(known):
                 return Resolved(known, shown, None, self._page(self.hubs[0], repo))
+            hurried = known is not None or self.lab is not None or self._seen(store, shown) is not None
             try:
-                return await self._ask_hubs(repo, revision, store)
+                return await self._ask_hubs(repo, revision, store, hurried=hurried)
             except Unreachable as unreachable:
                 if known is not None:
                     return Resolved(known, shown, None, "", provisional=True)
-                return self._last_seen(store, shown) or await self._ask_lab(repo, shown, unreachable)
+                found = self._last_seen(store, shown) or await self._ask_lab(repo, shown, unreachable)
+                if found is not None:
+                    return found
+                if not unreachable.fields.get("hurried"):
+                    raise
+            return await self._ask_hubs(repo, revision, store)  # there is no other way: patiently
         finally:
             if store is not None:
                 store.close()
 
-    async def _ask_hubs(self, repo: RepoId, revision: Revision | None, store: RepoStore | None) -> Resolved:
+    async def _ask_hubs(
+        self, repo: RepoId, revision: Revision | None, store: RepoStore | None, *, hurried: bool = False
+    ) -> Resolved:
+        """The first answer. `hurried`: a hub that is silent is not asked again; the error then says so in a field."""
+        if self.settings.offline:
+            quiet = "; ".join(f"{hub.name} is not asked (HF_HUB_OFFLINE is set)" for hub in self.hubs)
+            raise Unreachable(quiet, hint="Unset HF_HUB_OFFLINE to ask the hubs.")
         said: dict[str, str] = {}
-        rounds = 1 if self.settings.offline else _ROUNDS
-        for attempt in range(rounds):
+        silent = False
+        for attempt in range(_ROUNDS):
             told_s: float | None = None
             for position, hub in enumerate(self.hubs):
                 try:
-                    return await self._ask_hub(hub, repo, revision, store, first=position == 0)
+                    head = await self._head(hub, repo, revision, _HURRY_S if hurried else None)
+                    return await self._ask_hub(hub, repo, revision, head.commit, store, first=position == 0)
                 except SourceFault as fault:
                     said[hub.name] = str(fault)
+                    silent = silent or isinstance(fault, _Silent)
                     if isinstance(fault, Busy) and fault.retry_after_s is not None:
                         told_s = max(told_s or 0.0, fault.retry_after_s)
-            if attempt + 1 == rounds or (told_s or 0.0) > _LONGEST_WAIT_S:
+            if silent or attempt + 1 == _ROUNDS or (told_s or 0.0) > _LONGEST_WAIT_S:
                 break
             await self.sleep(backoff_s(attempt + 1, random.random(), told_s))
-        hint = "Unset HF_HUB_OFFLINE to ask the hubs." if self.settings.offline else None
-        raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()), hint=hint)
+        raise Unreachable("; ".join(f"{name} {why}" for name, why in said.items()), hurried=silent)
 
-    async def _ask_hub(
-        self, hub: Index, repo: RepoId, revision: Revision | None, store: RepoStore | None, *, first: bool
-    ) -> Resolved:
+    async def _head(self, hub: Index, repo: RepoId, revision: Revision | None, limit_s: float | None) -> Head:
         try:
-            head = await hub.head(repo, revision)
+            async with asyncio.timeout(limit_s):
+                return await hub.head(repo, revision)
+        except TimeoutError as error:
+            raise _Silent(f"does not answer for {limit_s:.0f} s") from error
         except RevisionMissing as missing:
             existing = await hub.revisions(repo)
             raise _with_nearest(missing, nearest(str(revision), existing) or existing[:_LISTED]) from missing
@@ -213,18 +230,29 @@ class Resolver:
                 repo.name, [name for name in (*await _similar(hub, repo), *here, *shipped) if name != repo.name]
             )
             raise _with_nearest(missing, near) from missing
+
+    async def _ask_hub(
+        self,
+        hub: Index,
+        repo: RepoId,
+        revision: Revision | None,
+        told: CommitId,
+        store: RepoStore | None,
+        *,
+        first: bool,
+    ) -> Resolved:
         ref = None if revision and revision.commit else revision or Revision("main")
         stale = False
-        if ref is not None and store is not None:
+        if ref is not None and store is not None and not self._is_claim(store, ref):
             if not hub.owns_refs:
                 stale = _is_a_hubs(store, ref)
             elif not first:
-                stale = await self._is_behind(hub, repo, ref, head.commit, store)
+                stale = await self._is_behind(hub, repo, ref, told, store)
                 known = self._seen(store, ref) if stale else None
                 if known is not None:
                     self.notes.append(f"{hub.name} is behind what is here; using the commit of {ref} last seen here.")
                     return Resolved(known, ref, None, self._page(hub, repo))
-        manifest = await self._manifest(hub, repo, head.commit, store)
+        manifest = await self._manifest(hub, repo, told, store)
         if stale:
             self.notes.append(f"{hub.name} has another {ref} than the one here; {ref} here stays as it is.")
         return Resolved(manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo))
@@ -236,18 +264,17 @@ class Resolver:
             return known
         told = await hub.manifest(repo, commit)
         if known is not None:
-            self._provisional.confirm(repo, commit)
             same = {e.path: e.digest for e in known.files} == {e.path: e.digest for e in told.files}
             said = "confirms" if same else "does not confirm"
             done = "" if same else "; the hub's counts, and what differs is fetched"
             self.notes.append(f"{hub.name} {said} the listing of {commit.hex[:12]} that came from the lab{done}.")
         return told
 
-    async def _ask_lab(self, repo: RepoId, revision: Revision, unreachable: Unreachable) -> Resolved:
+    async def _ask_lab(self, repo: RepoId, revision: Revision, unreachable: Unreachable) -> Resolved | None:
         """No hub answers and nothing is known here: what peers claim, if the user takes it."""
         claims = await self.lab.claims(repo, revision) if self.lab is not None else ()
         if not claims or self.lab is None:
-            raise unreachable
+            return None
         best = max(claims, key=lambda claim: len(claim.peers))
         who = ", ".join(best.peers[:_LISTED])
         if not self.accept_lab:
@@ -258,12 +285,17 @@ class Resolver:
             )
         manifest = await self.lab.manifest(repo, best.commit)
         if manifest is None:
-            raise unreachable
+            return None
         if len(claims) > 1:
             self.notes.append(f"Peers differ on {revision}; most say {best.commit.hex[:12]}.")
         self.notes.append(f"No hub answers; the word of {who} is taken for {revision} of {repo.name}, until one does.")
         ref = None if revision.commit else revision
         return Resolved(manifest, revision, ref, "", provisional=True)
+
+    def _is_claim(self, store: RepoStore, ref: Revision) -> bool:
+        """Whether a branch here is where only peers say it is: any hub's word counts more."""
+        commit = store.read_ref(ref)
+        return commit is not None and (store.repo, commit) in self._provisional
 
     def _is_provisional(self, manifest: Manifest) -> bool:
         return (manifest.repo, manifest.commit) in self._provisional
@@ -289,7 +321,7 @@ class Resolver:
         why = "HF_HUB_OFFLINE is set" if self.settings.offline else "No hub answers"
         seen = f"the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})"
         self.notes.append(f"{why}; using {seen}.")
-        return Resolved(manifest, revision, None, "")
+        return Resolved(manifest, revision, None, "", provisional=self._is_provisional(manifest))
 
     @staticmethod
     def _seen(store: RepoStore | None, revision: Revision) -> Manifest | None:
@@ -305,6 +337,10 @@ class Resolver:
     @staticmethod
     def _page(hub: Index, repo: RepoId) -> str:
         return f"{hub.endpoint}/{repo.url_path}"
+
+
+class _Silent(Broken):
+    """A hub that could not be waited for any longer."""
 
 
 def _is_a_hubs(store: RepoStore, ref: Revision) -> bool:

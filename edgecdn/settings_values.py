@@ -41,7 +41,7 @@ _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\Z")
 
 _BYTES_S = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kbit": 125, "mbit": 125_000, "gbit": 125_000_000}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z]+(?:/s)?)\Z")
-_HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)\Z")
+_HOURS = re.compile(r"([01]\d|2[0-3]|24(?=:00)):([0-5]\d)-([01]\d|2[0-3]|24(?=:00)):([0-5]\d)\Z")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_])?\Z")
 
 

@@ -9,6 +9,7 @@ from threading import Event
 
 from edgecdn.digest import Digest
 from edgecdn.errors import Interrupted
+from edgecdn.piecetree import TreeBuilder
 
 __all__ = ["PrefixVerifier", "hash_fd"]
 
@@ -20,9 +21,13 @@ Reader = Callable[[memoryview, int], int]
 
 
 class PrefixVerifier:
-    """Hashes a file from the front as it becomes whole, so that little remains at the end."""
+    """Hashes a file from the front as it becomes whole, so that little remains at the end.
 
-    def __init__(self, digest: Digest, size: int, read_into: Reader) -> None:
+    `tree`, when given, is built from the same reading.
+    """
+
+    def __init__(self, digest: Digest, size: int, read_into: Reader, tree: TreeBuilder | None = None) -> None:
+        self.tree = tree
         self.digest = digest
         self.size = size
         self.position = 0
@@ -38,6 +43,8 @@ class PrefixVerifier:
             if count <= 0:
                 raise OSError("the file is shorter than what was written to it")
             self._hasher.update(view[:count])
+            if self.tree is not None:
+                self.tree.update(view[:count])
             self.position += count
 
     @property

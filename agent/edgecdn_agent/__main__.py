@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -30,6 +31,9 @@ _NICE = 5
 """The agent yields to what its user runs: a training is worth more than a transfer."""
 
 
+_DESCRIPTORS = 8192
+
+
 def main() -> int:
     """Run until SIGTERM or SIGINT; with `--once` until standard input ends."""
     parser = argparse.ArgumentParser(prog="edgecdn-agent", description="The edgecdn agent of this user.")
@@ -39,6 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     configure_logs(options.log_format, verbose=options.verbose)
     guard_hub_client()
+    _take_descriptors()
     try:
         settings = load_settings()
         if options.once:
@@ -55,6 +60,15 @@ def main() -> int:
     except EdgecdnError as error:
         sys.stderr.write(f"edgecdn: {error.message}\n  {error.remedy}\n")
         return error.exit_code
+
+
+def _take_descriptors() -> None:
+    """As many as we may: peers and swarms of a lab can hold more than the 1024 that programs begin with."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    if resource.RLIM_INFINITY != now < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 async def _serve(settings: Settings, identity: Identity) -> int:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,13 @@ from edgecdn_agent.holdings.sharing import SharingRule
 from edgecdn_agent.holdings.shelf import Holdings
 from edgecdn_agent.holdings.watch import CacheWatch
 from edgecdn_agent.jobs.book import Jobs
+from edgecdn_agent.jobs.confirm import confirm_listings
 from edgecdn_agent.jobs.peers import JobLab, LabNames
 from edgecdn_agent.jobs.runner import PipelineRunner
 from edgecdn_agent.jobs.store import JobStore
 from edgecdn_agent.lab.addresses import AddressWatch, MachineChanged, link_bytes_s, read_interfaces
 from edgecdn_agent.lab.discovery import Announcement, Discovery
-from edgecdn_agent.lab.peers import Peers
+from edgecdn_agent.lab.peers import PeerEvent, PeerJoined, PeerLeft, Peers
 from edgecdn_agent.lab.reach import Reach
 from edgecdn_agent.lan.answers import LanAnswers
 from edgecdn_agent.lan.client import LanClient
@@ -53,6 +55,12 @@ _SETTLE_S = 1.5
 """An agent for one fetch waits this long for the first peer to be seen; mDNS answers within a second."""
 
 _FEW_MORE_S = 0.2
+
+_TELL_S = 0.5
+"""A job of many small files publishes dozens a second; peers are told this often."""
+
+_LISTENING_S = 5.0
+"""Peers are told the ports as they are; a listener that is not up by then is done without until it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,8 @@ class Daemon:
         self._mode = mode
         self._moved = asyncio.Event()
         self._held = asyncio.Event()
+        self._fresh: set[RepoId] = set()
+        self._brought = asyncio.Event()
         name = socket.gethostname().split(".")[0][:63] or "agent"
 
         # What is here, and what of it may be given away
@@ -93,9 +103,9 @@ class Daemon:
         self.addresses = AddressWatch(read_interfaces())
         self.reach = Reach(settings.lan_allow, self.addresses.interfaces)
         self.session = peer_session()
-        lan_port = settings.lan_listen.port if settings.lan_listen else 0
-        self.peers = Peers(self.session, Asker(identity.agent_id, lan_port), self.reach, settings.discovery_peers, name)
-        self.lan = LanClient(self.session, self.peers.me)
+        me = Asker(identity.agent_id, 0)  # the port follows when it is known
+        self.peers = Peers(self.session, me, self.reach, settings.discovery_peers, name)
+        self.lan = LanClient(self.session, me)
 
         # What moves
         self.swarm = Swarm()
@@ -124,6 +134,8 @@ class Daemon:
     async def run(self) -> None:
         """Serve until `stop`; nothing of it is left then."""
         self.addresses.subscribe(self._on_moved)
+        self.peers.subscribe(self._on_peer)
+        self.reach.subscribe(lambda _: self._apply_reach())
         try:
             await self.supervisor.run()
         finally:
@@ -136,8 +148,9 @@ class Daemon:
 
     def run_info(self) -> RunInfo:
         """Where it is."""
-        cache_dir = str(self.settings.cache_dir)
-        return RunInfo(os.getpid(), VERSION, self.identity.agent_id, dict(self._listeners()), time.time(), cache_dir)
+        cache_dir, hubs = str(self.settings.cache_dir), self.settings.hub_endpoints
+        ident, listeners = self.identity.agent_id, dict(self._listeners())
+        return RunInfo(os.getpid(), VERSION, ident, listeners, time.time(), cache_dir, hubs)
 
     async def settled(self, limit_s: float = 8.0) -> None:
         """Ready, and peers that are there have been seen."""
@@ -160,13 +173,13 @@ class Daemon:
         settings, add = self.settings, self.supervisor.add
         local = settings.gateway_listen or Listen("127.0.0.1", 0)
         server = LocalServer(
-            Listen(local.host, 0) if self._mode.once else local,
+            Listen("127.0.0.1", 0) if self._mode.once else local,
             self.identity.token, self.views, self.jobs, self.metrics, lambda at: self._on_bound("local", at),
         )  # fmt: skip
         ready = {name: asyncio.Event() for name in ("swarm", "lan", "discovery")}
         self._ready = ready
         add("addresses", self.addresses.run)
-        add("peers", self.peers.run)
+        add("peers", self._keep_peers)
         add("holdings", self._hold, self._held)
         add("sharing", self._keep_rule)
         add("limits", self.limits.run)
@@ -179,11 +192,13 @@ class Daemon:
         if settings.discovery_mdns:
             add("discovery", self._discover)
         add("jobs", self.jobs.run, self.jobs.ready)
+        add("tell", self._tell_published)
         add("local", server.run, server.ready)
         add("lag", self.metrics.loop_lag.run)
         if not self._mode.once:
             add("index", Indexer(self.holdings).run)
             add("run-file", self._keep_run_file)
+            add("confirm", lambda: confirm_listings(self.settings))
 
     async def _hold(self) -> None:
         """What is held: looked through once, then watched."""
@@ -200,12 +215,25 @@ class Daemon:
         finally:
             unsubscribe()
 
+    async def _keep_peers(self) -> None:
+        """To those we call we say where we are reached, so our listeners come first."""
+        await self._listening()
+        await self.peers.run()
+
+    async def _listening(self) -> None:
+        """Until the listeners are up; one that fails is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LISTENING_S):
+                for service in self.supervisor.services:
+                    if service.name in ("swarm", "lan"):
+                        await self._ready[service.name].wait()
+
     async def _run_swarm(self) -> None:
         listen = self.settings.swarm_listen
         assert listen is not None
 
         def bound(port: int) -> None:
-            self.swarm.set_reach(self.reach.ranges())
+            self._apply_reach()
             self._on_bound("swarm", Listen(listen.host, port))
             self._ready["swarm"].set()
 
@@ -217,15 +245,15 @@ class Daemon:
 
         def bound(at: Listen) -> None:
             self._on_bound("lan", at)
+            self.peers.me = me = Asker(self.identity.agent_id, at.port)
+            self.lan.introduce(me)
             self._ready["lan"].set()
 
         await self.lan_server.run(listen, bound)
 
     async def _discover(self) -> None:
         """Announce the ports as they are, so after they are known."""
-        for name in ("swarm", "lan"):
-            if any(service.name == name for service in self.supervisor.services):
-                await self._ready[name].wait()
+        await self._listening()
         lan = self.bound.get("lan")
         me = Announcement(
             self.identity.agent_id,
@@ -254,11 +282,18 @@ class Daemon:
 
     def _on_moved(self, change: MachineChanged) -> None:
         self.reach.update(change.interfaces)
-        if self.swarm.port:
-            self.swarm.set_reach(self.reach.ranges())
         self.peers.moved(woke=change.woke)
         if self._discovery is not None:
             self._discovery.update(change.interfaces)
+        self.jobs.look_again()
+
+    def _on_peer(self, event: PeerEvent) -> None:
+        if isinstance(event, PeerJoined):
+            self.jobs.look_again()
+
+    def _apply_reach(self) -> None:
+        if self.swarm.port:
+            self.swarm.set_reach(self.reach.ranges())
 
     def _lan_parts(self, name: str) -> LanParts:
         answers = LanAnswers(self.settings.cache_dir, self.settings.home, self.rule, self.downloads)
@@ -283,7 +318,8 @@ class Daemon:
             ref=answers.ref,
             told_peers=self.peers.told,
             changes=(self.holdings.subscribe, self._downloads_changed),
-            suggest=self.peers.suggest,
+            peer_changes=(self._peers_changed,),
+            suggest=lambda host, port: self.peers.suggest(host, port, by=host),
             tree_asked=self.seeding.ensure,
             sent=sent,
         )
@@ -291,19 +327,40 @@ class Daemon:
     def _downloads_changed(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self.downloads.subscribe(lambda _: callback())
 
+    def _peers_changed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        def heard(event: PeerEvent) -> None:
+            if isinstance(event, PeerJoined | PeerLeft):
+                callback()
+
+        return self.peers.subscribe(heard)
+
     def _job_lab(self) -> JobLab:
         return JobLab(self.peers, self.session, self.limits.download, self.carrier)
 
-    async def _published(self, repo: RepoId) -> None:
-        """A fetch brought new blobs: their trees are known where the swarm brought them."""
-        proven, self.carrier.proven = self.carrier.proven, {}
-        for digest, tree in proven.items():
-            await asyncio.to_thread(self.catalog.set_tree, digest, tree)
-        await self.holdings.rescan(repo)
+    def _published(self, repo: RepoId) -> None:
+        """A fetch brought a blob."""
+        self._fresh.add(repo)
+        self._brought.set()
+
+    async def _tell_published(self) -> None:
+        """Have peers know of what fetches brought, with the trees that came with it, while the rest still comes."""
+        while True:
+            await self._brought.wait()
+            self._brought.clear()
+            repos, self._fresh = self._fresh, set()
+            proven, self.carrier.proven = self.carrier.proven, {}
+            for digest, tree in proven.items():
+                await asyncio.to_thread(self.catalog.set_tree, digest, tree)
+            for repo in repos:
+                await self.holdings.rescan(repo)
+            for digest in proven:  # who took it with others goes on giving it to them
+                await self.seeding.ensure(digest)
+            await asyncio.sleep(_TELL_S)
 
     def _sent(self, address: str, count: int) -> None:
         names = [peer.name for peer in self.peers.all() if address in (peer.host, *peer.addresses)]
-        self.traffic.sent(f"peer {names[0] if len(names) == 1 else address}", count)
+        known = f"peer {names[0] if len(names) == 1 else address}"
+        self.traffic.sent(known if address else SwarmCarrier.name, count)
 
     # What is shown
 
@@ -316,9 +373,12 @@ class Daemon:
     def _peer_infos(self) -> Sequence[PeerInfo]:
         now = time.monotonic()
         return [
-            PeerInfo(p.id, p.name, p.addresses, p.version, round(max(0.0, now - p.last_seen), 1))
+            PeerInfo(
+                p.id, p.name, p.addresses, p.version, round(max(0.0, now - p.last_seen), 1),
+                p.host, p.lan_port, p.swarm_port, round(p.clock_offset_s, 1),
+            )
             for p in self.peers.all()
-        ]
+        ]  # fmt: skip
 
     def _cache_info(self) -> CacheInfo:
         counts = self.holdings.counts

@@ -65,7 +65,9 @@ class Limits:
             wan = bytes_s(settings.limits_wan, link)
         else:
             up = down = wan = None
-        if self._swarm.port and (up, down) != self._applied:
+        if not self._swarm.port:
+            self._applied = None  # one that is started anew knows of no limits
+        elif (up, down) != self._applied:
             self._swarm.set_limits(up, down)
             self._applied = (up, down)
         sent, received = (0, 0) if up is None and down is None else await asyncio.to_thread(self._swarm.bytes_moved)

@@ -16,7 +16,7 @@ from edgecdn.cache.journal import Journal, new_header, read_journal
 from edgecdn.cache.safedir import SafeDir, disk_errors
 from edgecdn.crash import crash_point
 from edgecdn.digest import Digest
-from edgecdn.spans import UNIT_BYTES, Span, journal_unit
+from edgecdn.spans import UNIT_BYTES, Span, give_back, invert, journal_unit
 
 __all__ = ["PartialFile", "PartialVanished", "SmallFile", "journal_name"]
 
@@ -45,6 +45,10 @@ class SmallFile:
     def data(self) -> memoryview:
         """Its bytes."""
         return memoryview(self._data)
+
+    def missing(self) -> list[Span]:
+        """All of it: nobody keeps a part of a small file."""
+        return [Span(0, self.size)] if self.size else []
 
     def prefix(self, at_least: int = 0) -> int:
         """All of it once all of it is there, else nothing."""
@@ -89,6 +93,7 @@ class PartialFile:
         self._fd = -1
         self._lock = threading.Lock()
         self.unit = journal_unit(size)
+        self._parts: dict[int, list[Span]] = {}
         self._left: list[int] = [min(self.unit, size - at) for at in range(0, size, self.unit)]
         if not self._resume(state):
             self._create()
@@ -125,6 +130,18 @@ class PartialFile:
         """Count bytes that somebody else wrote into the file: each once, and only those that are in it by now."""
         for span in spans:
             self._count(span.start, span.stop)
+            with self._lock:
+                for index in {span.start // self.unit, (span.stop - 1) // self.unit}:  # those in between are whole
+                    low, high = index * self.unit, (index + 1) * self.unit
+                    give_back(self._parts.setdefault(index, []), Span(max(span.start, low), min(span.stop, high)))
+                    if self._left[index] == 0:
+                        del self._parts[index]
+
+    def missing(self) -> list[Span]:
+        """What is not there, to the byte: units of which a carrier brought parts are missing only in part."""
+        with self._lock:
+            here = [*self.have, *(span for parts in self._parts.values() for span in parts)]
+        return invert(sorted(here), self.size)
 
     def read_into(self, buffer: memoryview, start: int) -> int:
         """Fill `buffer` from `start`; fewer bytes at the end of the file."""
@@ -136,6 +153,7 @@ class PartialFile:
             for span in spans:
                 for index in range(span.start // self.unit, -(-span.stop // self.unit)):
                     self._left[index] = min(self.unit, self.size - index * self.unit)
+                    self._parts.pop(index, None)
             self._rewrite_journal()
 
     def sync(self, *, whole: bool = False) -> None:

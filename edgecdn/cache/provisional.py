@@ -7,10 +7,14 @@ because every provisional listing is written here before its tree is written to 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from edgecdn.cache.locks import FileLock
 from edgecdn.cache.safedir import SafeDir
 from edgecdn.errors import BadInput
 from edgecdn.names import CommitId, RepoId, RepoType
@@ -18,6 +22,8 @@ from edgecdn.names import CommitId, RepoId, RepoType
 __all__ = ["Provisional"]
 
 _FILE = "provisional.json"
+_LOCK = "provisional.lock"
+_POLL_S = 0.01
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -47,12 +53,14 @@ class Provisional:
 
     def add(self, repo: RepoId, commit: CommitId) -> None:
         """Remember, before the tree is written, that no hub has said so."""
-        self._write([*self.all(), (repo, commit)])
+        with self._alone() as home:
+            self._write(home, [*self.all(), (repo, commit)])
 
     def confirm(self, repo: RepoId, commit: CommitId) -> None:
-        """A hub has answered: what it says counts from now on."""
+        """A hub's listing is written in the place of the claimed one: it counts from now on."""
         if (repo, commit) in self:
-            self._write([pair for pair in self.all() if pair != (repo, commit)])
+            with self._alone() as home:
+                self._write(home, [pair for pair in self.all() if pair != (repo, commit)])
 
     def _read(self) -> list[_Row]:
         try:
@@ -61,10 +69,21 @@ class Provisional:
         except (OSError, msgspec.DecodeError):
             return []
 
-    def _write(self, pairs: list[tuple[RepoId, CommitId]]) -> None:
+    def _write(self, home: SafeDir, pairs: list[tuple[RepoId, CommitId]]) -> None:
         rows = [_Row(repo.type.value, repo.name, commit.hex) for repo, commit in dict.fromkeys(pairs)]
+        if rows:
+            home.write_whole(_FILE, msgspec.json.encode(rows))
+        elif os.path.lexists(self._home / _FILE):
+            home.unlink(_FILE)
+
+    @contextmanager
+    def _alone(self) -> Iterator[SafeDir]:
+        """Read, changed and written by one at a time: a fetch of another repo must not undo it."""
         with SafeDir.at(self._home, create=True) as home:
-            if rows:
-                home.write_whole(_FILE, msgspec.json.encode(rows))
-            elif os.path.lexists(self._home / _FILE):
-                home.unlink(_FILE)
+            lock = FileLock(home, _LOCK)
+            while not lock.try_acquire():
+                time.sleep(_POLL_S)
+            try:
+                yield home
+            finally:
+                lock.release()

@@ -157,6 +157,12 @@ class RepoStore:
                     raise CacheRefused("a file stands where a link into the cache belongs", where=folder.path / name)
             raise CacheRefused("other programs make and remove it again and again", where=folder.path / name)
 
+    def unlink(self, commit: CommitId, entry: FileEntry) -> None:
+        """Take a snapshot's link to this file's blob away, if it is that; the blob stays."""
+        if self.has_link(commit, entry):
+            with self.folder.sub("snapshots", commit.hex, *entry.path.parents) as folder:
+                folder.unlink(entry.path.name)
+
     def _replace_link(self, folder: SafeDir, name: str, target: str) -> None:
         begun = f"link.{os.getpid():x}-{os.urandom(4).hex()}.tmp"
         self.folder.symlink(target, begun)

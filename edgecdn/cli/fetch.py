@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 
 from edgecdn.cli.interrupt import run_cancellable
-from edgecdn.cli.online import go_online
+from edgecdn.cli.online import guard_hubs, log_to_stderr
 from edgecdn.cli.output import counted, human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
 from edgecdn.client import Wanted, fetch_wanted
 from edgecdn.errors import BadInput, EdgecdnError, Interrupted
 from edgecdn.events import Kind
+from edgecdn.fetched import Fetched
 from edgecdn.fileset import FileSet
 from edgecdn.names import ModelRef, RepoType
-from edgecdn.pipeline import Fetched
 from edgecdn.settings import load_settings
 
 __all__ = ["fetch"]
@@ -61,7 +61,7 @@ def fetch(
     picks a branch, tag or commit. Interrupted at any point, the same command goes on where it
     stopped. The last line printed is the folder with the files.
     """
-    go_online(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     ref = ModelRef.parse(model, RepoType(type_) if type_ else None)
     settings = load_settings()
     wanted = Wanted(
@@ -75,7 +75,7 @@ def fetch(
     )
     with FetchProgress(quiet=quiet or as_json) as progress:
         try:
-            fetched = run_cancellable(fetch_wanted(wanted, settings, progress))
+            fetched = run_cancellable(fetch_wanted(wanted, settings, progress, guard_hubs))
         except KeyboardInterrupt as stop:
             raise _interrupted(progress) from stop
     if as_json:

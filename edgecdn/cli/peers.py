@@ -9,16 +9,16 @@ from edgecdn.cli.output import human_seconds, json_option, print_json, print_tab
 
 __all__ = ["peers"]
 
+_TOLD = ("id", "name", "addresses", "version", "last_seen_s")
+
 
 @click.command()
 @json_option
 def peers(as_json: bool) -> None:
     """List the agents this one knows, without itself."""
-    import msgspec
-
     found = ask_agent(lambda link: link.peers())
     if as_json:
-        print_json(msgspec.to_builtins(found))
+        print_json([{name: getattr(peer, name) for name in _TOLD} for peer in found])
     elif found:
         header = ("NAME", "ADDRESSES", "VERSION", "SEEN", "ID")
         print_table(

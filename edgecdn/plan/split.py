@@ -21,6 +21,11 @@ _WORTH_S = 1.0
 """A request that ends sooner than this is left alone."""
 
 
+_LONGEST_TAIL_S = 3.0
+_MUCH_SOONER = 4
+"""What was in the slow connection's buffers comes twice: that has to be worth it."""
+
+
 def choose_split(thief: SourceState, leases: Iterable[Lease], now: float) -> tuple[Lease, Span] | None:
     """The request whose rest `thief` should share, and which bytes; None when nothing is worth it."""
     best: tuple[float, Lease, Span] | None = None
@@ -46,6 +51,10 @@ def _share(thief: SourceState, lease: Lease, now: float) -> tuple[float, Span] |
     fast = slow if same else (thief.connection_rate(now) or slow)
     kept = int(lease.remaining * slow / (slow + fast))
     cut = -(-(lease.position + kept) // UNIT_BYTES) * UNIT_BYTES
-    if lease.stop - cut < UNIT_BYTES:
-        return None
-    return eta_s, Span(cut, lease.stop)
+    if lease.stop - cut >= UNIT_BYTES:
+        return eta_s, Span(cut, lease.stop)
+    # 3. A last unit that trickles: another source that has all of it much sooner takes it over.
+    trickles = eta_s > _LONGEST_TAIL_S and lease.remaining / fast < eta_s / _MUCH_SOONER
+    if trickles and not same and now - lease.granted_at >= STALLED_S:
+        return eta_s, Span(lease.position, lease.stop)
+    return None

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from edgecdn.events import Kind
 from edgecdn.manifest import FileEntry, Manifest
+from edgecdn.piecetree import PieceTree
 from edgecdn.sources import Source
 from edgecdn.spans import Span
 
@@ -26,7 +27,8 @@ class Cargo:
 
     `read(view, start)` fills a buffer (blocks). `forget` counts spans of `have` as missing again.
     `landed` counts bytes that are in the file now, each once. `alternatives` tells whether anybody
-    else could give the rest. `tell` says a sentence to the user.
+    else could give the rest. `tell` says a sentence to the user. `whole` takes the piece tree by which
+    every piece is right, before the last of them landed: the file's own, if its digest is right too.
     """
 
     manifest: Manifest
@@ -38,6 +40,7 @@ class Cargo:
     landed: Callable[[Sequence[Span]], Awaitable[None]]
     alternatives: Callable[[], bool]
     tell: Callable[[str], None]
+    whole: Callable[[PieceTree], None]
 
 
 class Carrier(Protocol):
@@ -58,6 +61,10 @@ class Carrier(Protocol):
         When it returns, or is cancelled, nothing of its own touches the file any more. Raises NoSpace,
         ReadOnlyStore; whatever else goes wrong ends the carrying without an error.
         """
+        ...
+
+    def built(self, entry: FileEntry, tree: PieceTree) -> None:
+        """The piece tree of a verified file that came from elsewhere."""
         ...
 
     def lied(self, entry: FileEntry) -> None:

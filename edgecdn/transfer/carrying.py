@@ -49,5 +49,6 @@ async def carry(
             landed,
             alternatives,
             tell,
+            incoming.set_tree,
         )
     )

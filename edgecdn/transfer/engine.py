@@ -69,6 +69,9 @@ _LONGEST_TOLD_S = 900.0
 _HOPELESS = 5
 """So many failures in a row, some 10 s, of sources that never gave a byte end a fetch before its patience does."""
 
+_STANDS_BADLY = 2
+"""So many failures in a row, and another source may give what one was to stand for."""
+
 _SILENCE_S = 3.0
 """Without a byte for this long, the user is told why."""
 
@@ -183,6 +186,7 @@ class Transfer:
             while (granted := self._board.grant(now)) is not None:
                 self._running[granted] = group.create_task(self._serve(granted))
             self._check_orphans(manifest)
+            self._check_standing()
             self._check_patience(now)
             self._board.review(now)
             self._wake.clear()
@@ -233,8 +237,10 @@ class Transfer:
         while not published:
             part = await self._threads.do(self._threads.write, lambda: self._open_part(entry))
             incoming = Incoming(entry, part, self._threads)
-            carried = self._carrier is not None and self._carrier.takes(entry) and isinstance(part, PartialFile)
-            blob = self._board.add_blob(entry, () if carried else incoming.missing(), self._offering(entry))
+            missing = incoming.missing()  # nothing of it: hashing decides, and nobody else may touch it meanwhile
+            may_carry = self._carrier is not None and self._carrier.takes(entry)
+            carried = may_carry and isinstance(part, PartialFile) and bool(missing)
+            blob = self._board.add_blob(entry, () if carried else missing, self._offering(entry))
             self._incoming[blob] = incoming
             if carried:
                 group.create_task(self._carry(manifest, blob, incoming))
@@ -267,7 +273,10 @@ class Transfer:
             self._listener(Note(text))
 
         async with self._carrying:
+            before = incoming.missing()
             await carry(carrier, manifest, incoming, received, forgotten, others_offer, tell)
+        if incoming.missing() == before:
+            incoming.want_tree()
         if blob in self._board.blobs:
             self._board.restart(blob, incoming.missing())
         self._wake.set()
@@ -286,6 +295,8 @@ class Transfer:
             await self._dispute(blob, incoming)
         for liar in await incoming.liars():
             self._lied(liar, blob.entry)
+        if self._carrier is not None and (tree := incoming.tree) is not None:
+            self._carrier.built(blob.entry, tree)
         try:
             await self._threads.do(self._threads.publish, lambda: self._publish(part, blob.entry))
         except PartialVanished:
@@ -354,7 +365,10 @@ class Transfer:
 
     async def _receive(self, lease: Lease, writer: LeaseWriter) -> None:
         source = self._sources[lease.source.name]
-        offer = self._offers[source.name][lease.blob.entry.digest]
+        offer = self._offers[source.name].get(lease.blob.entry.digest)
+        if offer is None:  # asked again meanwhile, it has it no more
+            self._faulted(lease, Missing("has it no more"))
+            return
         try:
             async with aclosing(source.read(offer, Span(lease.start, lease.stop))) as pieces:
                 async for piece in pieces:
@@ -408,11 +422,23 @@ class Transfer:
             incoming = self._incoming[blob]
             spare = self._court.witnesses(incoming)
             if incoming.standing is not None and spare:  # who stood for it cannot give it: the next one
-                incoming.standing = None
-                for name in spare:
-                    self._offer(name, blob)
+                self._let_stand(blob, incoming, spare)
             elif all(task.done() for task in self._asking.values()):
                 raise self._court.hopeless(manifest, blob.entry, self._page)
+
+    def _check_standing(self) -> None:
+        """Who stands for a file may be down for long, while others could give it."""
+        for blob, incoming in self._incoming.items():
+            standing = incoming.standing
+            if standing is not None and self._board.sources[standing].failures >= _STANDS_BADLY:
+                spare = self._court.witnesses(incoming)
+                if spare:
+                    self._let_stand(blob, incoming, spare)
+
+    def _let_stand(self, blob: Blob, incoming: Incoming, names: Sequence[str]) -> None:
+        incoming.standing = None
+        for name in names:
+            self._offer(name, blob)
 
     def _check_patience(self, now: float) -> None:
         if self._hashing():

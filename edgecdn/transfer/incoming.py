@@ -16,7 +16,8 @@ from typing import TypeVar
 from edgecdn.cache.partial import PartialFile, SmallFile
 from edgecdn.errors import Interrupted
 from edgecdn.manifest import FileEntry
-from edgecdn.spans import UNIT_BYTES, Span, invert
+from edgecdn.piecetree import PieceTree, TreeBuilder
+from edgecdn.spans import UNIT_BYTES, Span
 from edgecdn.verify import PrefixVerifier
 
 __all__ = ["EARLIER", "Incoming", "WorkThreads"]
@@ -81,13 +82,33 @@ class Incoming:
         self.stood: set[str] = set()
         self._suspects: dict[int, tuple[bytes, set[str]]] = {}
         self._threads = threads
+        self._wants_tree = False
+        self._claimed: PieceTree | None = None
         self._verifier = self._new_verifier()
         self._synced = 0
         self._written = asyncio.Event()
 
+    def want_tree(self) -> None:
+        """Build the piece tree while verifying: nobody else has one, and others will want the file."""
+        self._wants_tree = True
+        if self._verifier.position == 0:
+            self._verifier = self._new_verifier()
+
+    @property
+    def tree(self) -> PieceTree | None:
+        """The piece tree of the verified file, if it was built, or every piece was checked by it."""
+        if not self._verifier.matches:
+            return None
+        builder = self._verifier.tree
+        return self._claimed if builder is None else builder.finish()
+
+    def set_tree(self, tree: PieceTree) -> None:
+        """All of the file is right by this tree, which is its own if the digest is right as it is."""
+        self._claimed = tree
+
     def missing(self) -> list[Span]:
         """The bytes still to be received."""
-        return invert(self.part.have, self.entry.size)
+        return self.part.missing()
 
     async def write(self, start: int, pieces: Sequence[bytes], source: str) -> None:
         """Write what `source` gave; verification follows by itself."""
@@ -134,6 +155,7 @@ class Incoming:
         Returns how many bytes of each source are not used now.
         """
         discarded: Counter[str] = Counter()
+        self._claimed = None
         for span in spans:
             for unit in _units(span):
                 unit_hash = await self._threads.do(self._threads.hash, partial(self._unit_hash, unit))
@@ -183,7 +205,8 @@ class Incoming:
         return hashlib.sha256(view).digest()
 
     def _new_verifier(self) -> PrefixVerifier:
-        return PrefixVerifier(self.entry.digest, self.entry.size, self._read_into)
+        builder = TreeBuilder(self.entry.size) if self._wants_tree else None
+        return PrefixVerifier(self.entry.digest, self.entry.size, self._read_into, builder)
 
     def _read_into(self, view: memoryview, start: int) -> int:
         if self._threads.stopping.is_set():

@@ -24,6 +24,7 @@ from edgecdn.sources.hub_api import user_token
 from edgecdn.token_owner import token_owner
 from edgecdn.upkeep import diagnosis
 from edgecdn.upkeep.diagnosis import Check, Heard, State
+from edgecdn.upkeep.lab_checks import check_lab
 from edgecdn.upkeep.probe import DEFAULT_REPO
 
 __all__ = ["check_up"]
@@ -43,6 +44,7 @@ def check_up(settings: Settings) -> Iterator[Check]:
     heard = [] if settings.offline else asyncio.run(_hear_all(settings))
     yield from diagnosis.endpoints(heard, offline=os.environ.get("HF_HUB_OFFLINE", ""))
     yield diagnosis.clock(heard[0] if heard else None)
+    yield from check_lab(settings)
     yield diagnosis.token(
         present=user_token() is not None, owner=token_owner(settings.hub_endpoints, settings.hub_token_for)
     )

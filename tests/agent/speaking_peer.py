@@ -40,11 +40,16 @@ class SpeakingPeer:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get(f"{BASE_PATH}/events", self._events)
+        self.routes(app)
+        app.router.add_get(f"{BASE_PATH}/hello", self._hello)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
         self.speaks.set()
+
+    def routes(self, app: web.Application) -> None:
+        """More that it answers; here nothing."""
 
     async def kill(self) -> None:
         assert self._runner is not None
@@ -72,6 +77,9 @@ class SpeakingPeer:
             "peers": [],
         }
         return msgspec.json.encode({"hello": hello | self.fields}) + b"\n"
+
+    async def _hello(self, _request: web.Request) -> web.Response:
+        return web.json_response(msgspec.json.decode(self.hello())["hello"])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.headers.get("Edgecdn-Agent", ""))

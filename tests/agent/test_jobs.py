@@ -183,6 +183,17 @@ async def test_row13_a_job_nobody_waits_for_tries_until_a_source_is_back(tmp_pat
     assert stored(tmp_path) == []
 
 
+async def test_a_waiting_job_looks_again_when_there_is_somebody_new(tmp_path: Path) -> None:
+    JobStore(tmp_path).save([StoredJob("ab", FetchRequest("down-a"))], 1)
+    runner = ScriptedRunner(tmp_path)
+    jobs = Jobs(runner, JobStore(tmp_path), Traffic(), retry_s=(60.0, 60.0))
+    async with serving(jobs):
+        await until(lambda: jobs.infos()[0].state == "waiting")
+        runner.release()
+        jobs.look_again()
+        await until(lambda: jobs.infos()[0].state == "done")
+
+
 async def test_errors_end_the_job_and_are_kept_for_status(tmp_path: Path) -> None:
     jobs, _ = made(tmp_path)
     async with serving(jobs):

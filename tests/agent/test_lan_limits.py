@@ -107,10 +107,23 @@ async def test_who_reads_steadily_is_not_cut(tmp_path: Path) -> None:
 
 async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
     """FAULTS 45."""
-    async with serving(tmp_path, Limits(requests_at_once=2)) as lab, AsyncExitStack() as stack:
-        for _ in range(2):
-            await stack.enter_async_context(lab.session.get(f"{lab.url}/events"))
+    async with (
+        serving(tmp_path, Limits(requests_at_once=1)) as lab,
+        lab.session.get(f"{lab.url}/speed?bytes=268435456"),
+    ):
         status, _, headers = await lab.ask("GET", "/hello")
+        assert (status, headers["Retry-After"]) == (429, "1")
+
+
+async def test_event_streams_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    """Many agents at one address listen for as long as they live, and ask all the same."""
+    limits = Limits(streams=3, requests_at_once=1)
+    async with serving(tmp_path, limits) as lab, AsyncExitStack() as stack:
+        for _ in range(3):
+            stream = await stack.enter_async_context(lab.session.get(f"{lab.url}/events"))
+            assert stream.status == 200
+        assert (await lab.ask("GET", "/hello"))[0] == 200
+        status, _, headers = await lab.ask("GET", "/events")
         assert (status, headers["Retry-After"]) == (429, "1")
 
 

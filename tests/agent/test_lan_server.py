@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -273,13 +273,28 @@ async def test_events(tmp_path: Path) -> None:
             await stream.content.read()
 
 
+async def test_a_new_peer_is_told_before_the_beat(tmp_path: Path) -> None:
+    changes: Listeners[None] = Listeners()
+    peers = ["10.0.0.2:8378"]
+    parts = {"peer_changes": [lambda call: changes.subscribe(lambda _: call())], "told_peers": lambda: list(peers)}
+    async with serving(tmp_path, Limits(beat_s=60), **parts) as lab, lab.session.get(f"{lab.url}/events") as stream:
+        assert parse_event(await stream.content.readline()).hello is not None
+        peers.append("10.0.0.3:8378")
+        changes.tell(None)
+        async with asyncio.timeout(5):
+            event = parse_event(await stream.content.readline())
+        assert (event.changed, event.peers) == (False, peers)
+
+
 async def test_speed(tmp_path: Path) -> None:
     async with serving(tmp_path) as lab:
         status, body, _ = await lab.ask("GET", "/speed?bytes=3000001")
         assert (status, body) == (200, bytes(3_000_001))
         for bad in ("", "?bytes=0", "?bytes=-1", "?bytes=1e3", "?bytes=99999999999", "?bytes=" + "9" * 5000):
             assert (await lab.ask("GET", f"/speed{bad}"))[0] == 400
-        async with lab.session.get(f"{lab.url}/speed?bytes=268435456"):
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(lab.session.get(f"{lab.url}/speed?bytes=268435456"))
             status, _, headers = await lab.ask("GET", "/speed?bytes=10")
             assert (status, headers["Retry-After"]) == (429, "1")
 

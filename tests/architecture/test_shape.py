@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted((ROOT / "edgecdn").rglob("*.py"))
+MODULES = sorted(path for folder in ("edgecdn", "agent/edgecdn_agent") for path in (ROOT / folder).rglob("*.py"))
 HEAVY = {
     "aiohttp",
     "huggingface_hub",

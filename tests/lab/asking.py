@@ -14,7 +14,7 @@ __all__ = ["session_in"]
 _LIMIT_S = 10.0
 
 
-def session_in(space: Namespace, limit_s: float = _LIMIT_S) -> aiohttp.ClientSession:
+def session_in(space: Namespace, limit_s: float | None = _LIMIT_S) -> aiohttp.ClientSession:
     """Make a client whose connections leave from `space`; addresses are literal, so nothing is looked up outside."""
 
     def make(info: Any) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.lab.network import Network
 from tests.lab.world import World
 
 _HERE = Path(__file__).parent
+_MEMORY = Path("/dev/shm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +36,7 @@ def network() -> Iterator[Network]:
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A lab without machines; ends with the oracle."""
-    async with World(tmp_path) as made:
-        yield made
+    """A lab without machines; ends with the oracle. Its disks are memory where there is some: several share one."""
+    with tempfile.TemporaryDirectory(prefix="edgecdn-lab-", dir=_MEMORY if _MEMORY.is_dir() else tmp_path) as folder:
+        async with World(Path(folder)) as made:
+            yield made

@@ -18,7 +18,7 @@ from tests.lab.processes import RUN_LIMIT_S, Program, Ran, base_variables, pytho
 
 __all__ = ["Machine"]
 
-READY_LIMIT_S = 15.0
+READY_LIMIT_S = 30.0
 _LOOK_S = 0.02
 
 

@@ -95,7 +95,11 @@ def sweep() -> list[str]:
     """Remove what runs that were killed left; returns the names."""
     left = [name for name in our_namespaces() if not Path("/proc", name.removeprefix(PREFIX).split("-")[0]).exists()]
     for name in left:
-        _remove(name)
+        try:
+            _remove(name)
+        except RuntimeError:
+            if (_FOLDER / name).exists():  # else another run sweeps at the same moment
+                raise
     return left
 
 

@@ -202,3 +202,20 @@ class TestCheaperFirst:
         assert _names(grant_all(board, GRACE_S + 0.1)) == ["peer"]
         assert _names(grant_all(board, 2 * GRACE_S)) == []
         assert _names(grant_all(board, 2 * GRACE_S + 0.2)) == ["hub"]
+
+
+def test_the_last_unit_of_a_trickling_request_goes_to_a_faster_source() -> None:
+    board = new_board(slow=(Kind.ORIGIN, 1), fast=(Kind.ORIGIN, 1))
+    add(board, "a", 4 * MIB)
+    slow, fast = sorted(grant_all(board, 0.0), key=lambda lease: lease.source.name, reverse=True)
+    now = 0.0
+    for _ in range(2):
+        for _ in range(4):
+            now += 0.5
+            board.received(slow, 5_000, now)
+            board.received(fast, fast.remaining // 4 or fast.remaining, now)
+        finish(board, fast, now)
+        (fast,) = grant_all(board, now)
+        assert fast.source.name == "fast"
+    assert (fast.start, fast.stop) == (slow.position, MIB)
+    assert slow.revoked

@@ -32,7 +32,10 @@ _SECRETS = re.compile(
 _REPEATS_S = 600.0
 """A repeated message is told again after so long (seconds): it is still so."""
 
-_QUIET = ("aiohttp.access", "asyncio", "zeroconf", "watchfiles", "huggingface_hub", "httpx", "httpcore", "urllib3")
+_QUIET = (
+    "aiohttp.access", "asyncio", "zeroconf", "watchfiles", "huggingface_hub",
+    "httpx", "httpcore", "httpx2", "httpcore2", "urllib3",
+)  # fmt: skip
 """Libraries whose debug and info lines tell nothing of ours (some log headers)."""
 
 

@@ -107,7 +107,7 @@ class Indexer:
         elif verdict is _Verdict.CHANGED:
             await self._holdings.rescan(holding.repo)
         else:
-            _log.warning("A blob is not given to peers", extra={"blob": str(holding.path), "reason": verdict.name})
+            _log.warning("a blob is not given to peers path=%s reason=%s", holding.path, verdict.name.lower())
             self._holdings.reject(holding)
 
     def _index(self, holding: Holding, stop: Event) -> _Verdict:
@@ -159,10 +159,8 @@ def _read(catalog: Catalog, holding: Holding, fd: int, stop: Event) -> _Verdict:
         try:
             count = os.preadv(fd, [buffer[: min(len(buffer), holding.size - at)]], at)
         except OSError as error:
-            _log.warning(
-                "Reading a blob failed",
-                extra={"blob": str(holding.path), "reason": errno.errorcode.get(error.errno or 0, "")},
-            )
+            code = errno.errorcode.get(error.errno or 0, "")
+            _log.warning("reading a blob failed path=%s reason=%s", holding.path, code)
             return _Verdict.UNREADABLE
         if not count:
             return _Verdict.CHANGED

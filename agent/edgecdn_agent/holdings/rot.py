@@ -36,7 +36,7 @@ def recheck_file(settings: Settings, catalog: Catalog, holding: Holding, stop: E
                 return found is not None
         if found is not None:
             kept = _set_aside(settings, store, catalog, holding, found.seen)
-            _log.warning("A blob is not what its name says", extra={"blob": str(holding.path), "kept": str(kept)})
+            _log.warning("a blob is not what its name says path=%s kept=%s", holding.path, kept)
     return False
 
 

@@ -161,7 +161,7 @@ class SharingRule:
             except (Denied, Missing):
                 return False
             except (SourceFault, TimeoutError) as fault:
-                _log.info("A hub does not answer", extra={"hub": endpoint, "reason": str(fault)})
+                _log.info("a hub does not answer hub=%s reason=%s", endpoint, str(fault)[:200])
         return None
 
     async def _remember(self, repo: RepoId, *, shared: bool) -> None:

@@ -100,13 +100,14 @@ class Holdings:
             try:
                 await in_own_thread(lambda: self._scan(repo), _SCAN_LIMIT_S)
             except TimeoutError:
-                _log.warning("The cache does not answer", extra={"folder": str(self.settings.cache_dir)})
+                _log.warning("the cache does not answer folder=%s", self.settings.cache_dir)
 
     async def recheck(self, digest: Digest) -> bool:
         """Hash it again now, every copy; one that rotted is set aside. Whether a right one is left."""
         stop = Event()
         async with self._rechecking:
-            copies = self.table.copies(digest)
+            doubtful = (holding for holding in self.table.pending() if holding.digest == digest)  # withdrawn already
+            copies = tuple({*self.table.copies(digest), *doubtful})
             limit_s = 60.0 + sum(copy.size for copy in copies) * 2 / _SLOWEST_BYTES_S
             try:
                 return await in_own_thread(lambda: self._recheck(copies, stop), limit_s)
@@ -139,7 +140,7 @@ class Holdings:
 
     def _suspect(self, holding: Holding) -> None:
         if self.table.suspect(holding):
-            _log.info("A blob is no longer held", extra={"blob": str(holding.path)})
+            _log.info("a blob is no longer held path=%s", holding.path)
             self.touch()
 
     def _scan(self, repo: RepoId | None) -> None:
@@ -161,8 +162,9 @@ class Holdings:
             right = recheck_file(self.settings, self.catalog, holding, stop)
         except (OSError, EdgecdnError) as error:
             if not stop.is_set():
-                _log.warning("A blob cannot be read", extra={"blob": str(holding.path), "reason": str(error)})
+                _log.warning("a blob cannot be read path=%s reason=%s", holding.path, error)
             right = False
-        if not right and not stop.is_set() and self.table.reject(holding):
+        known = right and not self.table.lacks_tree(holding)  # the indexer need not read it again
+        if (known and self.table.confirm(holding)) or (not right and not stop.is_set() and self.table.reject(holding)):
             self.touch()
         return right

@@ -159,8 +159,9 @@ class CacheWatch:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "The kernel does not tell of changes in the cache; it is looked through every few seconds",
-                extra={"folder": str(self._folder), "reason": str(error)[:200]},
+                "no word of changes in the cache from the kernel; it is looked through instead folder=%s: %s",
+                self._folder,
+                str(error)[:200],
             )
 
 

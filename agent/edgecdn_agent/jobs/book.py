@@ -125,6 +125,12 @@ class Jobs:
         if (job := self._active.get(asker.job_id)) is not None:
             job.leave(asker.id)
 
+    def look_again(self) -> None:
+        """There may be sources that were not there: fetches that wait for one try now, not when their pause ends."""
+        for job in self._active.values():
+            if job.state is JobState.WAITING:
+                job.joined.set()
+
     def cancel(self, job_id: str, asker_id: str = "") -> Cancelled | None:
         """Leave, and stop the job unless others wait for it; None when there is no such job."""
         job = self._active.get(job_id)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecdn.control import FetchRequest
@@ -28,6 +28,9 @@ _RULE_S = 2.0
 """How long a fetch waits to learn whether its repo may be shared; without the answer it takes by HTTP alone."""
 
 
+_TELL_S = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Ready(Prepared):
     """A request that was resolved, and what was said meanwhile."""
@@ -46,7 +49,7 @@ class PipelineRunner:
         names: LabNames,
         rule: SharingRule,
         wan: Pace,
-        published: Callable[[RepoId], Awaitable[None]],
+        published: Callable[[RepoId], None],
     ) -> None:
         self._settings = settings
         self._lab = lab
@@ -60,10 +63,10 @@ class PipelineRunner:
         ref = ModelRef.parse(request.model, RepoType(request.type) if request.type else None)
         files = FileSet(request.include, request.exclude, request.all_formats)
         notes: list[Event] = []
-        async with open_pipeline(self._settings, self._parts(request, notes.append)) as pipeline:
+        async with open_pipeline(self._settings_for(request), self._parts(request, notes.append)) as pipeline:
             work = await pipeline.prepare(ref, files)
         manifest = work.resolved.manifest
-        key = (*work.key, request.local_dir, request.kinds, request.hub)
+        key = (*work.key, request.local_dir, request.kinds, request.hub, request.offline)
         return _Ready(key, f"{manifest.repo}@{manifest.commit.hex[:12]}", work, tuple(notes))
 
     async def run(self, request: FetchRequest, prepared: Prepared, listener: Listener) -> Fetched:
@@ -72,24 +75,22 @@ class PipelineRunner:
         for note in prepared.notes:
             listener(note)
         repo = prepared.work.resolved.manifest.repo
-        if not self._rule.allows(repo):
+        if not request.offline and not self._rule.allows(repo):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RULE_S):
                     await self._rule.refresh(repo)
-        new = False
 
         def heard(event: Event) -> None:
-            nonlocal new
-            new = new or isinstance(event, BlobPublished)
+            if isinstance(event, BlobPublished):
+                self._published(repo)
             listener(event)
 
         local_dir = None if request.local_dir is None else Path(request.local_dir)
-        try:
-            async with open_pipeline(self._settings, self._parts(request, heard)) as pipeline:
-                return await pipeline.bring(prepared.work, local_dir)
-        finally:
-            if new:
-                await self._published(repo)
+        async with open_pipeline(self._settings_for(request), self._parts(request, heard)) as pipeline:
+            return await pipeline.bring(prepared.work, local_dir)
+
+    def _settings_for(self, request: FetchRequest) -> Settings:
+        return replace(self._settings, offline=True) if request.offline else self._settings
 
     def _parts(self, request: FetchRequest, listener: Listener) -> FetchParts:
         if request.cache_dir not in (None, str(self._settings.cache_dir)):

@@ -45,7 +45,10 @@ class Timing:
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """One address. `is_named`: by the user, so never forgotten; `by`: who told of it first."""
+    """One address. `is_named`: by the user, so never forgotten; `by`: who told of it first.
+
+    `again_s`: there is news of it, so it is tried no later than then; `wake` is set when that changes.
+    """
 
     host: str
     port: int
@@ -55,6 +58,7 @@ class Candidate:
     failures: int = 0
     tried_s: float = float("-inf")
     not_before_s: float = float("-inf")
+    again_s: float = float("inf")
     has_answered: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -87,8 +91,9 @@ class Candidates:
         known = self._known.get((host, port))
         if known is not None:
             known.heard_s = now_s
-            if now_s >= max(known.not_before_s, known.tried_s + self._timing.nudge_s):
-                known.wake.set()
+            soon_s = max(now_s, known.not_before_s, known.tried_s + self._timing.nudge_s)
+            known.again_s = min(known.again_s, soon_s)
+            known.wake.set()
             return None
         if not self._has_room(by):
             return None
@@ -117,6 +122,7 @@ class Candidates:
             del self._known[candidate.host, candidate.port]
             self._unproven[candidate.by] -= not candidate.has_answered
             self._unproven += Counter()  # drops tellers that have none
+            candidate.again_s = self._clock()
             candidate.wake.set()
 
     def _add(self, candidate: Candidate) -> Candidate:

@@ -45,7 +45,9 @@ _REMIND_S = 60.0
 """What mDNS still holds is suggested again so often: after a network was cut in two and healed, it says nothing new."""
 
 _GROUP = socket.inet_aton("224.0.0.251")
-_GROUP_6 = socket.inet_pton(socket.AF_INET6, "ff02::fb")
+_GROUP_6_TEXT = "ff02::fb"
+_GROUP_6 = socket.inet_pton(socket.AF_INET6, _GROUP_6_TEXT)
+_MDNS_PORT = 5353
 _STOP_S = 1.0
 _FIRST_RETRY_S = 2.0
 _LONGEST_RETRY_S = 60.0
@@ -139,7 +141,7 @@ class Discovery:
     def _service(self) -> AsyncServiceInfo:
         """Our own entry. `run` differs each time, so that a restart is news to those who still remember us."""
         me = self._me
-        told = [a for a in announceable(self._interfaces, self._allows) if _is_served(a, me.listen_host)]
+        told = announceable(self._interfaces, lambda a: self._allows(a) and _is_served(a, me.listen_host))
         return AsyncServiceInfo(
             SERVICE_TYPE,
             f"{me.id}.{SERVICE_TYPE}",
@@ -218,6 +220,7 @@ def _is_usable(address: str, interface: str) -> bool:
                 index = socket.if_nametoindex(interface)
                 probe.bind((address, 0, 0, index))
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, _GROUP_6 + struct.pack("@I", index))
+                probe.connect((_GROUP_6_TEXT, _MDNS_PORT, 0, index))  # sends nothing; fails where no route leads there
             else:
                 probe.bind((address, 0))
                 probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _GROUP + socket.inet_aton(address))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -167,20 +168,21 @@ class Peers(Listeners[PeerEvent]):
             if not candidate.is_named and not self._reach.allows(candidate.host):
                 self._candidates.forget(candidate)
             candidate.failures = 0
+            candidate.again_s = _now()
             candidate.wake.set()
 
     async def run(self) -> None:
         """Look for peers until cancelled; then every link is closed."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for named in self._named:
-                    self._candidates.name(named.host, named.port)
-                for candidate in self._candidates:  # also what was heard before
-                    self._begin(group, candidate)
-                self._group = group
+        async with asyncio.TaskGroup() as group:
+            for named in self._named:
+                self._candidates.name(named.host, named.port)
+            for candidate in self._candidates:  # also what was heard before
+                self._begin(group, candidate)
+            self._group = group
+            try:
                 await asyncio.Event().wait()
-        finally:
-            self._group = None
+            finally:
+                self._group = None  # what is heard while it ends must begin nothing
 
     def _begin(self, group: asyncio.TaskGroup, candidate: Candidate) -> None:
         group.create_task(self._pursue(candidate), name=f"peer {format_address(candidate.host, candidate.port)}")
@@ -189,7 +191,7 @@ class Peers(Listeners[PeerEvent]):
         """Try one address as long as it is worth it."""
         try:
             while self._candidates.is_worth(candidate):
-                candidate.tried_s = _now()
+                candidate.tried_s, candidate.again_s = _now(), math.inf
                 try:
                     pause_s = await self._try(candidate)
                 except Exception:  # noqa: BLE001 - what one address does to us must not end the links to all others
@@ -262,8 +264,8 @@ class Peers(Listeners[PeerEvent]):
         return candidate.failed(self._timing)
 
     def _hold(self, candidate: Candidate, pause_s: float) -> float:
-        """No hint shortens this pause."""
-        candidate.not_before_s = _now() + pause_s
+        """No hint shortens this pause; what was heard while it was tried is answered by this."""
+        candidate.not_before_s, candidate.again_s = _now() + pause_s, math.inf
         return pause_s
 
     async def _stay(self, link: Link, greeting: Greeting) -> None:
@@ -354,8 +356,11 @@ def _add_address(present: _Present, host: str) -> None:
 
 
 async def _rest(candidate: Candidate, pause_s: float) -> None:
-    """Wait, unless there is news of it."""
+    """Wait, less long when there is (or was, while it was tried) news of it."""
+    until_s = _now() + pause_s
     candidate.wake.clear()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause_s):
-            await candidate.wake.wait()
+    while (left_s := min(until_s, candidate.again_s) - _now()) > 0:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left_s):
+                await candidate.wake.wait()
+        candidate.wake.clear()

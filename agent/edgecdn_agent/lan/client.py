@@ -34,7 +34,7 @@ from edgecdn.lan_wire import (
 )
 from edgecdn.manifest import Manifest
 from edgecdn.names import CommitId, RepoId, Revision
-from edgecdn.piecetree import PieceTree
+from edgecdn.piecetree import PieceTree, piece_count
 from edgecdn_agent.lab.peers import Peer
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ _ANSWER_S = 3.0
 """A peer on the same switch answers in milliseconds; one that takes longer is asked later, or not at all."""
 
 _LARGE_ANSWER_S = 20.0
-_MOST_TREE_BYTES = 64 << 20
 _MOST_MANIFEST_BYTES = 64 << 20
 
 
@@ -63,7 +62,12 @@ class LanClient:
 
     def __init__(self, session: aiohttp.ClientSession, me: Asker) -> None:
         self._session = session
-        self._headers = {PROTOCOL_HEADER: str(PROTOCOL), AGENT_HEADER: str(me)}
+        self._headers = {PROTOCOL_HEADER: str(PROTOCOL)}
+        self.introduce(me)
+
+    def introduce(self, me: Asker) -> None:
+        """Say from now on who asks, and where it is itself reached."""
+        self._headers[AGENT_HEADER] = str(me)
 
     async def have(self, peer: Peer, digests: Sequence[Digest]) -> Mapping[Digest, BlobState]:
         """What it claims to have of some blobs."""
@@ -83,7 +87,8 @@ class LanClient:
 
     async def tree(self, peer: Peer, digest: Digest, size: int) -> PieceTree | None:
         """The piece tree it claims for a blob. Asking has its swarm ready to give the blob."""
-        layer = await self._ask(peer, "GET", f"/trees/{digest.hex}", _MOST_TREE_BYTES, limit_s=_LARGE_ANSWER_S)
+        most = 32 * piece_count(size)
+        layer = await self._ask(peer, "GET", f"/trees/{digest.hex}", most, limit_s=_LARGE_ANSWER_S)
         try:
             return None if layer is None else PieceTree.parse(size, layer)
         except EdgecdnError as error:

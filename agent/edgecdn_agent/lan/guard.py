@@ -7,6 +7,7 @@ the clock is handed in.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,11 +28,13 @@ class Limits:
     """What is allowed; per peer unless said otherwise. Rates are per second."""
 
     requests_at_once: int = 64
+    streams: int = 128
+    """Event streams: one for each agent at that address, and a lab on one machine has many."""
     request_rate: float = 200.0
     request_burst: float = 400.0
     digest_rate: float = 20_000.0
     digest_burst: float = 40_000.0
-    connections: int = 128
+    connections: int = 256
     connections_in_all: int = 1024
     sends_in_all: int = 128
     idle_s: float = 15.0
@@ -82,7 +85,8 @@ class _Use:
     requests: Bucket
     digests: Bucket
     at_once: int = 0
-    exclusive: set[str] = field(default_factory=set)
+    streams: int = 0
+    few: Counter[str] = field(default_factory=Counter)
 
 
 class Guard:
@@ -109,6 +113,21 @@ class Guard:
         finally:
             use.at_once -= 1
 
+    @contextmanager
+    def stream(self, host: str) -> Iterator[None]:
+        """One event stream of a peer, while it lasts. Raises Refused."""
+        use = self._use(host)
+        wait_s = use.requests.take(1, self._clock())
+        if wait_s:
+            raise Refused(wait_s)
+        if use.streams >= self._limits.streams:
+            raise Refused
+        use.streams += 1
+        try:
+            yield
+        finally:
+            use.streams -= 1
+
     def digests(self, host: str, count: int) -> None:
         """A peer asks for so many digests. Raises Refused."""
         wait_s = self._use(host).digests.take(count, self._clock())
@@ -116,16 +135,16 @@ class Guard:
             raise Refused(wait_s)
 
     @contextmanager
-    def only_one(self, host: str, what: str) -> Iterator[None]:
-        """Something a peer may do once at a time. Raises Refused."""
+    def few(self, host: str, what: str, most: int) -> Iterator[None]:
+        """Something a peer may do `most` times at once. Raises Refused."""
         use = self._use(host)
-        if what in use.exclusive:
+        if use.few[what] >= most:
             raise Refused
-        use.exclusive.add(what)
+        use.few[what] += 1
         try:
             yield
         finally:
-            use.exclusive.discard(what)
+            use.few[what] -= 1
 
     @contextmanager
     def send(self) -> Iterator[None]:
@@ -153,7 +172,7 @@ class Guard:
     def _forget_idle(self) -> None:
         if len(self._uses) < _MOST_PEERS:
             return
-        for host in [host for host, use in self._uses.items() if not use.at_once][: _MOST_PEERS // 2]:
+        for host in [host for host, use in self._uses.items() if not use.at_once + use.streams][: _MOST_PEERS // 2]:
             del self._uses[host]
 
 

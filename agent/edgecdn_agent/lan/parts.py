@@ -59,6 +59,8 @@ class LanParts:
     """The peers this agent knows, `host:port`."""
     changes: Sequence[Subscribe] = ()
     """Where holdings and downloads tell that they changed."""
+    peer_changes: Sequence[Subscribe] = ()
+    """Where it is told that `told_peers` are other ones."""
     suggest: Callable[[str, int], None] = lambda _host, _port: None
     """An asker may be an agent at this address and port."""
     tree_asked: Callable[[Digest], Awaitable[object]] = _nothing

@@ -45,6 +45,6 @@ class Rechecks:
             digest = await self._waiting.get()
             try:
                 right = await self._recheck(digest)
-                _log.info("A peer called a blob rotten", extra={"digest": digest.hex, "rotten": not right})
+                _log.info("a peer called a blob rotten digest=%s is_rotten=%s", digest.hex[:12], not right)
             except Exception:  # noqa: BLE001 - logged; the next one is checked all the same
-                _log.exception("A blob that a peer called rotten could not be checked", extra={"digest": digest.hex})
+                _log.exception("a blob that a peer called rotten could not be checked digest=%s", digest.hex[:12])

@@ -41,6 +41,9 @@ _DISK_S = 10.0
 """A file that cannot be opened, or a small one read, within this is on a disk that hangs."""
 
 _MOST_SPEED_BYTES = 256 << 20
+_SPEED_TESTS = 4
+"""At once, for one peer."""
+
 _ZEROS = bytes(256 << 10)
 _MOST_ROOTS = 200_000
 _OCTETS = "application/octet-stream"
@@ -101,7 +104,11 @@ class Routes:
         for holding in held:
             states[holding.digest] = BlobState(holding.size, root=await self._root(holding))
         if inline:
-            states |= await self._inline(held)
+            small = await self._inline(held)
+            states |= small
+            if small:
+                asker = parse_asker(request.headers.get(AGENT_HEADER))
+                self._parts.sent(host_of(request), asker, sum(state.size for state in small.values()))
         return web.Response(body=encode_have_answer(states), content_type=_JSON)
 
     async def _inline(self, held: list[Holding]) -> dict[Digest, BlobState]:
@@ -241,7 +248,7 @@ class Routes:
         left = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
         if not 0 < left <= _MOST_SPEED_BYTES:
             raise BadInput(f"bytes={text[:20]} is not a number from 1 to {_MOST_SPEED_BYTES}")
-        with self._guard.only_one(host_of(request), "speed"):
+        with self._guard.few(host_of(request), "speed", _SPEED_TESTS):
             response = web.StreamResponse()
             response.content_type, response.content_length = _OCTETS, left
             await response.prepare(request)

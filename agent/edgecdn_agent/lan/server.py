@@ -142,7 +142,9 @@ class LanServer:
         if asker is not None:
             self._parts.suggest(host, asker.lan_port)
         try:
-            with self._guard.request(host):
+            # A stream lasts as long as the peer, so it is counted apart: many agents may share an address.
+            is_stream = request.path == f"{BASE_PATH}/events"
+            with self._guard.stream(host) if is_stream else self._guard.request(host):
                 return await self._answer(request, handler)
         except Refused as refused:
             return _too_much(refused)
@@ -162,13 +164,13 @@ class LanServer:
         except (ReadFailed, ConnectionError, TimeoutError) as error:
             return self._cut(request, str(error) or type(error).__name__)
         except Exception:  # noqa: BLE001 - logged; one request's failure is not the server's
-            _log.exception("A request failed", extra={"path": request.path[:200]})
+            _log.exception("a request failed path=%.200r", request.path)
             return self._cut(request, "an error")
 
     @staticmethod
     def _cut(request: web.Request, reason: str) -> web.StreamResponse:
         """End the connection at once: a part of an answer may be on its way already."""
-        _log.info("A connection is cut", extra={"peer": host_of(request), "reason": reason})
+        _log.info("a connection is cut peer=%s reason=%s", host_of(request), reason)
         if request.transport is not None:
             request.transport.abort()
         return _close(web.Response(status=500))

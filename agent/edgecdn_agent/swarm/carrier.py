@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgecdn.crash import crash_point
 from edgecdn.digest import Digest, DigestKind
 from edgecdn.events import Kind
 from edgecdn.lan_wire import BlobState
@@ -42,10 +43,16 @@ _FLUSH_S = 0.5
 _COUNT_S = 0.5
 """How often connections are counted."""
 
-_LOOK_S = 2.0
-"""How often it is asked who else has the blob, or takes it."""
+_LOOKS_S = (0.2, 0.5, 1.0, 2.0)
+"""When it is asked again who else has the blob or takes it, seconds after the last time; the last one for ever.
 
-_WAKE_S = 0.25
+Those who begin together find each other at once: until then all would take the same from the holder.
+"""
+
+_ALONE_AFTER = 3
+"""Who has met no other taker after so many looks is alone, and reads from the front, so that hashing follows."""
+
+_WAKE_S = 0.2
 
 
 @dataclass(slots=True)
@@ -59,6 +66,8 @@ class _Carry:
     troubles: list[Trouble] = field(default_factory=list)
     connected: dict[str, Peer] = field(default_factory=dict)
     bad_piece: int | None = None
+    woken: set[str] = field(default_factory=set)
+    crowd: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on_written(self, pieces: Sequence[int]) -> None:
@@ -96,11 +105,15 @@ class SwarmCarrier:
         self._used: dict[Digest, str] = {}
         self._closed_to_us: dict[str, float] = {}
         self.proven: dict[Digest, PieceTree] = {}
-        """Trees of which every piece came and was right: the blob's own, once its digest is right too."""
+        """Trees of blobs that were verified here, until they are taken from here."""
 
     def takes(self, entry: FileEntry) -> bool:
         """Large files; small ones carry no piece tree."""
         return entry.digest.kind is DigestKind.SHA256 and entry.size >= _LEAST_BYTES and self._swarm.port > 0
+
+    def built(self, entry: FileEntry, tree: PieceTree) -> None:
+        """Remember the tree, for peers that will want the file."""
+        self.proven[entry.digest] = tree
 
     def lied(self, entry: FileEntry) -> None:
         """The piece tree was of another file: who claimed it to be this one's is not believed any more."""
@@ -125,7 +138,7 @@ class SwarmCarrier:
         download = self._swarm.download(entry.digest, tree, cargo.path, have, carry.on_written, carry.on_trouble)
         self._downloads.add(entry.digest, tree)
         try:
-            self._connect(carry, download, found)
+            await self._connect(carry, download, found)
             await self._drive(carry, download)
         finally:
             self._downloads.remove(entry.digest)
@@ -135,9 +148,11 @@ class SwarmCarrier:
         """Until all is there, or others had better go on."""
         looked_at = flushed_at = counted_at = self._clock()
         unflushed = len(download.have)
+        looks = 0
         length = piece_bytes(carry.tree.size)
+        carry.watch.arrived(unflushed * length, looked_at)  # what was there before is no sign of life
         while not download.complete:
-            await _wait(download.progress, carry.changed)
+            await _wait(download.done, carry.changed)
             now = self._clock()
             carry.watch.arrived(len(download.have) * length, now)
             await self._tell_written(carry)
@@ -149,9 +164,11 @@ class SwarmCarrier:
             fresh = (len(download.have) - unflushed) * length
             if fresh and (fresh >= _FLUSH_BYTES or now - flushed_at >= _FLUSH_S) and download.start_flush():
                 flushed_at, unflushed = now, len(download.have)
-            if now - looked_at >= _LOOK_S:
+            if now - looked_at >= _LOOKS_S[min(looks, len(_LOOKS_S) - 1)]:
                 looked_at = now
-                self._connect(carry, download, await self._look(carry.cargo.entry))
+                looks += 1
+                await self._connect(carry, download, await self._look(carry.cargo.entry))
+                download.set_sequential(looks >= _ALONE_AFTER and not carry.crowd)
 
     def _gives_up(self, carry: _Carry, now: float) -> bool:
         troubles, carry.troubles = carry.troubles, []
@@ -170,10 +187,12 @@ class SwarmCarrier:
 
     async def _finish(self, carry: _Carry, download: Download) -> None:
         if download.complete:
-            self.proven[carry.cargo.entry.digest] = carry.tree
+            crash_point("swarm.finished")
+            carry.cargo.whole(carry.tree)
         await download.flush()
         await download.close()
         await self._tell_written(carry)
+        crash_point("swarm.flushed")
         for trouble in carry.troubles:
             self._note(carry, trouble)
         if carry.bad_piece is not None:
@@ -182,9 +201,9 @@ class SwarmCarrier:
             await asyncio.gather(*(self._lan.rotten(peer, digest, piece) for peer in suspects))
 
     async def _tell_written(self, carry: _Carry) -> None:
+        carry.changed.clear()
         if carry.written:
             pieces, carry.written = carry.written, []
-            carry.changed.clear()
             await carry.cargo.landed(join_pieces(pieces, carry.tree.size))
 
     def _note(self, carry: _Carry, trouble: Trouble) -> None:
@@ -221,30 +240,30 @@ class SwarmCarrier:
                 if tree is not None and tree.root.hex() == root:
                     self._claims[entry.digest, root] = {p.id for p in claimers}
                     self._used[entry.digest] = root
-                    await asyncio.gather(*(self._lan.wake(p, entry.digest) for p in claimers if p is not peer))
                     return tree
         return None
 
-    def _connect(self, carry: _Carry, download: Download, found: Sequence[tuple[Peer, BlobState]]) -> None:
+    async def _connect(self, carry: _Carry, download: Download, found: Sequence[tuple[Peer, BlobState]]) -> None:
+        """Ask all of them; one that is connected already, or again, costs nothing."""
         root = carry.tree.root.hex()
-        for peer, state in found:
-            if state.root == root and peer.id not in carry.connected:
-                carry.connected[peer.id] = peer
-                download.connect(peer.host, peer.swarm_port)
-        # A lone taker reads from the front, so that hashing follows. A crowd takes the rarest first, or
-        # all would wait for the same pieces of the holder.
-        download.set_sequential(all(state.complete for _, state in found))
+        usable = [(peer, state) for peer, state in found if state.root == root]
+        asleep = [peer for peer, state in usable if state.complete and peer.id not in carry.woken]
+        carry.woken.update(peer.id for peer in asleep)
+        await asyncio.gather(*(self._lan.wake(peer, carry.cargo.entry.digest) for peer in asleep))
+        for peer, _ in usable:
+            carry.connected[peer.id] = peer
+            download.connect(peer.host, peer.swarm_port)
+        carry.crowd = carry.crowd or any(not state.complete for _, state in found)
 
 
 async def _wait(*events: asyncio.Event) -> None:
-    """Until one of them is set, a quarter of a second at most; clears the first."""
+    """Until one of them is set, a fifth of a second at most: pieces come by the thousand, and wake nobody."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=_WAKE_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
-    events[0].clear()
 
 
 async def _shielded(work: Coroutine[Any, Any, None]) -> None:

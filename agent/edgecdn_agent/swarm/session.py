@@ -44,7 +44,6 @@ _ALERTS = (
     | lt.alert.category_t.storage_notification
     | lt.alert.category_t.piece_progress_notification
     | lt.alert.category_t.peer_notification
-    | lt.alert.category_t.connect_notification
 )
 
 _RINGS_BYTES = 4096
@@ -88,8 +87,11 @@ _SETTINGS: dict[str, Any] = {
     "send_buffer_watermark": 4 << 20,
     "send_buffer_low_watermark": 512 << 10,
     "send_buffer_watermark_factor": 150,
-    "max_out_request_queue": 1500,
-    "max_allowed_in_request_queue": 4000,
+    # Short queues: what a taker has asked for long ago, others have given it meanwhile. Measured with 8 takers of
+    # one holder: the holder sent 1.2 copies instead of 1.7, and the last taker was done after 1.26 x bytes / link,
+    # not 1.7 x.
+    "max_allowed_in_request_queue": 16,
+    "request_queue_time": 1,
     "alert_queue_size": 20_000,
     "rate_limit_ip_overhead": False,
     "close_redundant_connections": True,
@@ -164,7 +166,7 @@ class Download(_Torrent):
     on_written: Callable[[Sequence[int]], None] = lambda _pieces: None
     have: set[int] = field(default_factory=set)
     pieces: int = 0
-    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     _arrived: list[int] = field(default_factory=list)
     _flushing: list[int] | None = None
     _flushed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -186,9 +188,12 @@ class Download(_Torrent):
         change(lt.torrent_flags.sequential_download)
 
     def finished_piece(self, index: int) -> None:
+        if index in self.have:  # libtorrent tells also of those that were there from the start
+            return
         self.have.add(index)
         self._arrived.append(index)
-        self.progress.set()
+        if self.complete:
+            self.done.set()
 
     def flushed(self) -> None:
         written, self._flushing = self._flushing or [], None
@@ -348,6 +353,11 @@ class Swarm:
     def traffic(self) -> list[tuple[int, PeerTraffic]]:
         """Every connection, with a number for its torrent. Asks the session: call it in a thread."""
         return [(id(torrent), t) for torrent in list(self._torrents.values()) for t in torrent.traffic()]
+
+    def given(self) -> dict[int, int]:
+        """Bytes each torrent gave in all, also over connections that have ended; numbers as in `traffic`."""
+        torrents = list(self._torrents.values())
+        return {id(t): int(t.handle.status().total_payload_upload) for t in torrents if t.handle.is_valid()}
 
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes sent and received per second now, all torrents."""

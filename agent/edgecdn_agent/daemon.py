@@ -118,7 +118,13 @@ class Daemon:
 
         # What is asked of it
         runner = PipelineRunner(
-            settings, self._job_lab, LabNames(self.peers, self.lan), self.rule, self.limits.wan, self._published
+            settings,
+            self._job_lab,
+            LabNames(self.peers, self.lan),
+            self.rule,
+            self.limits.wan,
+            self._published,
+            self._settle,
         )
         self.supervisor = Supervisor()
         self.jobs = Jobs(runner, JobStore(mode.scratch if mode.once else settings.home), self.traffic)
@@ -343,19 +349,23 @@ class Daemon:
         self._brought.set()
 
     async def _tell_published(self) -> None:
-        """Have peers know of what fetches brought, with the trees that came with it, while the rest still comes."""
+        """Have peers know of what fetches brought while the rest still comes."""
         while True:
             await self._brought.wait()
             self._brought.clear()
-            repos, self._fresh = self._fresh, set()
-            proven, self.carrier.proven = self.carrier.proven, {}
-            for digest, tree in proven.items():
-                await asyncio.to_thread(self.catalog.set_tree, digest, tree)
-            for repo in repos:
-                await self.holdings.rescan(repo)
-            for digest in proven:  # who took it with others goes on giving it to them
-                await self.seeding.ensure(digest)
+            await self._settle()
             await asyncio.sleep(_TELL_S)
+
+    async def _settle(self) -> None:
+        """Hold what fetches brought, with the trees that came with it: from now on peers may have it."""
+        repos, self._fresh = self._fresh, set()
+        proven, self.carrier.proven = self.carrier.proven, {}
+        for digest, tree in proven.items():
+            await asyncio.to_thread(self.catalog.set_tree, digest, tree)
+        for repo in repos:
+            await self.holdings.rescan(repo)
+        for digest in proven:  # who took it with others goes on giving it to them
+            await self.seeding.ensure(digest)
 
     def _sent(self, address: str, count: int) -> None:
         names = [peer.name for peer in self.peers.all() if address in (peer.host, *peer.addresses)]

@@ -18,7 +18,7 @@ _TICK_S = 1.0
 _HTTP_SHARE = 0.1
 """What HTTP may send of a limit at least, however much the swarm sends: small files must come through."""
 
-_NO_LIMIT_BYTES_S = 2_000_000_000
+_NO_LIMIT_BYTES_S = 1_000_000_000
 """A limit no machine of a lab reaches is none, and costs nothing."""
 
 

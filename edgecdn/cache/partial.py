@@ -130,15 +130,18 @@ class PartialFile:
         """Count bytes that somebody else wrote into the file: each once, and only those that are in it by now."""
         for span in spans:
             self._count(span.start, span.stop)
-            with self._lock:
-                for index in {span.start // self.unit, (span.stop - 1) // self.unit}:  # those in between are whole
-                    low, high = index * self.unit, (index + 1) * self.unit
-                    give_back(self._parts.setdefault(index, []), Span(max(span.start, low), min(span.stop, high)))
-                    if self._left[index] == 0:
-                        del self._parts[index]
+
+    def drop_parts(self) -> list[Span]:
+        """Count units that are there only in part as missing; returns what was there of them."""
+        with self._lock:
+            dropped = sorted(span for parts in self._parts.values() for span in parts)
+            for index in self._parts:
+                self._left[index] = min(self.unit, self.size - index * self.unit)
+            self._parts.clear()
+        return dropped
 
     def missing(self) -> list[Span]:
-        """What is not there, to the byte: units of which a carrier brought parts are missing only in part."""
+        """What is not there, to the byte: units that are there in part are missing only in part."""
         with self._lock:
             here = [*self.have, *(span for parts in self._parts.values() for span in parts)]
         return invert(sorted(here), self.size)
@@ -197,10 +200,14 @@ class PartialFile:
         with self._lock:
             for index in range(start // self.unit, -(-stop // self.unit)):
                 low, high = index * self.unit, (index + 1) * self.unit
-                self._left[index] -= min(stop, high) - max(start, low)
+                part = Span(max(start, low), min(stop, high))
+                self._left[index] -= len(part)
                 assert self._left[index] >= 0, "bytes were leased twice"
                 if self._left[index] == 0:
+                    self._parts.pop(index, None)
                     self._journal.unit(index)
+                else:
+                    give_back(self._parts.setdefault(index, []), part)
         crash_point("partial.journaled")
 
     def _resume(self, state: SafeDir) -> bool:

@@ -80,8 +80,17 @@ class Board:
             source.offered.discard(blob)
             source.whole_only.discard(blob)
 
+    def hold(self, blob: Blob) -> None:
+        """Have nobody asked for a file until `restart`; requests under way are to be ended."""
+        self._free_bytes -= sum(map(len, blob.free))
+        blob.free.clear()
+        blob.held = True
+        for lease in blob.leases:
+            lease.revoked = True
+
     def restart(self, blob: Blob, missing: Iterable[Span], only: SourceState | None = None) -> None:
         """Fetch bytes of a file anew, from one source alone when `only` is given."""
+        blob.held = False
         for span in missing:
             self._give_back(blob, span)
         if only is not None:
@@ -232,6 +241,8 @@ class Board:
         return lease
 
     def _give_back(self, blob: Blob, span: Span) -> None:
+        if blob.held:
+            return
         give_back(blob.free, span)
         self._free_bytes += len(span)
         for source in self.sources.values():

@@ -23,6 +23,8 @@ class Blob:
     leases: set[Lease] = field(default_factory=set)
     givers: dict[str, int] = field(default_factory=dict)
     """Bytes of it each source has given in this job."""
+    held: bool = False
+    """Nobody is asked for it: a carrier has it."""
 
     @property
     def complete(self) -> bool:

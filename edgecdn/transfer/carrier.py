@@ -63,6 +63,13 @@ class Carrier(Protocol):
         """
         ...
 
+    async def called_for(self, entry: FileEntry) -> None:
+        """Return when it would bring the rest of a file better than the sources do now; it is then asked again.
+
+        Called after `carry` has left something to the sources; cancelled when they are done.
+        """
+        ...
+
     def built(self, entry: FileEntry, tree: PieceTree) -> None:
         """The piece tree of a verified file that came from elsewhere."""
         ...

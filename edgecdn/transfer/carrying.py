@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from edgecdn.cache.partial import PartialFile
 from edgecdn.manifest import Manifest
 from edgecdn.spans import Span
 from edgecdn.transfer.carrier import Cargo, Carrier
-from edgecdn.transfer.incoming import EARLIER, Incoming
+from edgecdn.transfer.incoming import Incoming
 
 __all__ = ["carry"]
 
@@ -18,14 +19,14 @@ async def carry(
     manifest: Manifest,
     incoming: Incoming,
     received: Callable[[int], None],
-    forgotten: Callable[[str, int], None],
+    forgotten: Callable[[Counter[str]], None],
     alternatives: Callable[[], bool],
     tell: Callable[[str], None],
 ) -> None:
     """Let `carrier` bring what it can of a file.
 
-    `received(count)` is told of bytes that landed, `forgotten(giver, count)` of earlier ones that it
-    found wrong; `tell` says a sentence to the user.
+    `received(count)` is told of bytes that landed, `forgotten` of those of others that it
+    found wrong, or only in part there; `tell` says a sentence to the user.
     """
     part = incoming.part
     assert isinstance(part, PartialFile)
@@ -35,9 +36,9 @@ async def carry(
         received(sum(map(len, spans)))
 
     async def forget(spans: Sequence[Span]) -> None:
-        await incoming.forget(spans)
-        forgotten(EARLIER, sum(map(len, spans)))
+        forgotten(await incoming.forget(spans))
 
+    forgotten(await incoming.drop_parts())
     await carrier.carry(
         Cargo(
             manifest,

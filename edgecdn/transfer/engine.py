@@ -242,11 +242,12 @@ class Transfer:
             carried = may_carry and isinstance(part, PartialFile) and bool(missing)
             blob = self._board.add_blob(entry, () if carried else missing, self._offering(entry))
             self._incoming[blob] = incoming
-            if carried:
-                group.create_task(self._carry(manifest, blob, incoming))
+            carrying = group.create_task(self._carry(manifest, blob, incoming)) if carried else None
             self._wake.set()
             published = await self._complete(blob, incoming)
             self._board.remove(blob)
+            if carrying is not None:
+                carrying.cancel()
             del self._incoming[blob]
             self._parts -= {part}
         self._open -= 1
@@ -255,7 +256,7 @@ class Transfer:
         self._listener(BlobPublished(str(entry.path), entry.size))
 
     async def _carry(self, manifest: Manifest, blob: Blob, incoming: Incoming) -> None:
-        """Let the carrier bring what it can; the sources bring the rest."""
+        """Let the carrier bring what it can; the sources bring the rest, until the carrier is called for again."""
         carrier = self._carrier
         assert carrier is not None
 
@@ -263,23 +264,29 @@ class Transfer:
             self._progress_at = self._clock()
             self._listener(BytesReceived(carrier.name, carrier.kind, count))
 
-        def forgotten(giver: str, count: int) -> None:
-            self._listener(BytesDiscarded(giver, Kind.CACHE, count))
-
         def others_offer() -> bool:
             return bool(self._offering(blob.entry))
 
         def tell(text: str) -> None:
             self._listener(Note(text))
 
-        async with self._carrying:
-            before = incoming.missing()
-            await carry(carrier, manifest, incoming, received, forgotten, others_offer, tell)
-        if incoming.missing() == before:
-            incoming.want_tree()
-        if blob in self._board.blobs:
+        while blob in self._board.blobs:
+            async with self._carrying:
+                before = incoming.missing()
+                await carry(carrier, manifest, incoming, received, self._discarded, others_offer, tell)
+            if incoming.missing() == before:
+                incoming.want_tree()
+            if blob not in self._board.blobs:
+                return
             self._board.restart(blob, incoming.missing())
-        self._wake.set()
+            self._wake.set()
+            await carrier.called_for(blob.entry)
+            if incoming.standing is not None:
+                return  # one source stands for it
+            self._board.hold(blob)
+            while blob.leases:
+                self._wake.set()
+                await asyncio.sleep(_TICK_S / 10)
 
     def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
@@ -342,8 +349,8 @@ class Transfer:
 
     def _discarded(self, counts: Counter[str]) -> None:
         for name, count in counts.items():
-            if name in self._board.sources:
-                self._listener(BytesDiscarded(name, self._board.sources[name].kind, count))
+            kind = self._board.sources[name].kind if name in self._board.sources else Kind.CACHE
+            self._listener(BytesDiscarded(name, kind, count))
 
     # One request
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -124,12 +124,16 @@ class Incoming:
             self._count(span, source)
         self._written.set()
 
-    async def forget(self, spans: Sequence[Span]) -> None:
-        """Count units an earlier run left as missing again, before verification has come to them."""
+    async def forget(self, spans: Sequence[Span]) -> Counter[str]:
+        """Count units as missing again; whose bytes they were."""
         await self._threads.do(self._threads.write, partial(self.part.forget, spans))
-        for span in spans:
-            self._count(span, EARLIER, -1)
         self._verifier = self._new_verifier()
+        return self._uncount(spans)
+
+    async def drop_parts(self) -> Counter[str]:
+        """Count units that are there only in part as missing: a carrier brings whole ones. Whose bytes they were."""
+        assert isinstance(self.part, PartialFile)
+        return self._uncount(await self._threads.do(self._threads.write, self.part.drop_parts))
 
     async def follow(self) -> bool:
         """Hash from the front as data arrives, until all of it did; True when the digest is right."""
@@ -190,13 +194,23 @@ class Incoming:
         else:
             await hashing
 
-    def _count(self, span: Span, source: str, sign: int = 1) -> None:
-        for unit in _units(span):
-            low, high = unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES
-            gave = self.given.setdefault(unit, Counter())
-            gave[source] += sign * (min(span.stop, high) - max(span.start, low))
-            if not gave[source]:
-                del gave[source]
+    def _count(self, span: Span, source: str) -> None:
+        for unit, count in _shares(span):
+            self.given.setdefault(unit, Counter())[source] += count
+
+    def _uncount(self, spans: Sequence[Span]) -> Counter[str]:
+        """Take bytes from those who gave them; where several gave parts of a unit, from the first of them first."""
+        taken: Counter[str] = Counter()
+        for unit, count in (share for span in spans for share in _shares(span)):
+            gave = self.given.get(unit, Counter())
+            for name in list(gave):
+                part = min(gave[name], count)
+                count -= part  # noqa: PLW2901 - what is left to take
+                taken[name] += part
+                gave[name] -= part
+                if not gave[name]:
+                    del gave[name]
+        return taken
 
     def _unit_hash(self, unit: int) -> bytes:
         start = unit * UNIT_BYTES
@@ -216,3 +230,10 @@ class Incoming:
 
 def _units(span: Span) -> range:
     return range(span.start // UNIT_BYTES, -(-span.stop // UNIT_BYTES))
+
+
+def _shares(span: Span) -> Iterator[tuple[int, int]]:
+    """The units a span touches, and how many bytes of each."""
+    for unit in _units(span):
+        low, high = unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES
+        yield unit, min(span.stop, high) - max(span.start, low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,10 @@ class _Ready(Prepared):
 
 
 class PipelineRunner:
-    """A `JobRunner`. `lab` is made anew for each fetch; `published` is told of a repo that has new blobs."""
+    """A `JobRunner`. `lab` is made anew for each fetch.
+
+    `published` is told of a repo that has new blobs, `settle` has peers know of them before it returns.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class PipelineRunner:
         rule: SharingRule,
         wan: Pace,
         published: Callable[[RepoId], None],
+        settle: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._lab = lab
@@ -57,6 +61,7 @@ class PipelineRunner:
         self._rule = rule
         self._wan = wan
         self._published = published
+        self._settle = settle
 
     async def prepare(self, request: FetchRequest) -> Prepared:
         """Find out what a request is of. Raises BadInput for what the command line would not have sent."""
@@ -87,7 +92,9 @@ class PipelineRunner:
 
         local_dir = None if request.local_dir is None else Path(request.local_dir)
         async with open_pipeline(self._settings_for(request), self._parts(request, heard)) as pipeline:
-            return await pipeline.bring(prepared.work, local_dir)
+            fetched = await pipeline.bring(prepared.work, local_dir)
+        await self._settle()  # who is told that it is here can tell others to get it from here
+        return fetched
 
     def _settings_for(self, request: FetchRequest) -> Settings:
         return replace(self._settings, offline=True) if request.offline else self._settings

@@ -84,13 +84,10 @@ _SETTINGS: dict[str, Any] = {
     "active_seeds": -1,
     "active_limit": -1,
     "auto_manage_interval": 600,
-    "send_buffer_watermark": 4 << 20,
-    "send_buffer_low_watermark": 512 << 10,
-    "send_buffer_watermark_factor": 150,
     # Short queues: what a taker has asked for long ago, others have given it meanwhile. Measured with 8 takers of
     # one holder: the holder sent 1.2 copies instead of 1.7, and the last taker was done after 1.26 x bytes / link,
     # not 1.7 x.
-    "max_allowed_in_request_queue": 16,
+    "max_allowed_in_request_queue": 4,
     "request_queue_time": 1,
     "alert_queue_size": 20_000,
     "rate_limit_ip_overhead": False,

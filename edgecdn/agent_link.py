@@ -78,6 +78,8 @@ class JobHandle:
 
     job: str = ""
     asker: str = ""
+    stopped: bool = False
+    """The agent said that it stops; it was not lost."""
 
 
 def find_agent(home: Path) -> AgentAddress | None:
@@ -182,7 +184,7 @@ class AgentLink:
                 await _refuse(answer)
                 return await self._follow(answer, listener, handle)
         except AgentNotRunning as error:
-            if not handle.job:
+            if not handle.job or handle.stopped:
                 raise
             raise AgentNotRunning(_GOES_ON, hint=_GOES_ON_HINT) from error
 
@@ -193,7 +195,9 @@ class AgentLink:
             elif "result" in line:
                 return _converted(line["result"], Fetched)
             elif "error" in line:
-                raise rebuilt_error(_converted(line["error"], ErrorInfo))
+                error = rebuilt_error(_converted(line["error"], ErrorInfo))
+                handle.stopped = isinstance(error, AgentNotRunning)
+                raise error
             elif (event := decode_event(line)) is not None:
                 listener(event)
         raise AgentNotRunning

@@ -106,17 +106,19 @@ async def fetch_wanted(
     settings: Settings,
     listener: Listener | None = None,
     before_hubs: Callable[[], None] = lambda: None,
+    on_left: Callable[[int], None] = lambda _others: None,
 ) -> Fetched:
     """A fetch, wherever it is best run. Raises any EdgecdnError; AgentNotRunning when the agent is lost meanwhile.
 
     `before_hubs` is called before this process itself speaks to hubs; what that needs is imported only then
-    (half a second and more), as a fetch by the agent does without.
+    (half a second and more), as a fetch by the agent does without. `on_left` is called when this is cancelled and
+    the agent goes on all the same, with the number of others who wait for it (0: it was to be kept).
     """
     listen = listener or _ignore
     agent = await asyncio.to_thread(_usable_agent, settings, listen)
     if agent is not None:
         try:
-            return await _by_agent(agent, wanted, settings, listen)
+            return await _by_agent(agent, wanted, settings, listen, on_left)
         except _NotTaken:
             listen(Note("The agent does not answer; this fetch does without it."))
         except (AccessDenied, RepoMissing):  # hubs answer both to who may not see a repo
@@ -142,7 +144,7 @@ async def _by_the_lab(wanted: Wanted, settings: Settings, listen: Listener) -> F
     async with run_once() as once:
         if once is not None:
             try:
-                return await _by_agent(once, wanted, settings, listen)
+                return await _by_agent(once, wanted, settings, listen, lambda _others: None)
             except (AgentNotRunning, _NotTaken):
                 pass
     listen(Note("The lab could not be joined; this fetch does without it."))
@@ -153,7 +155,9 @@ class _NotTaken(Exception):
     """The agent did not take the fetch; nothing was begun."""
 
 
-async def _by_agent(agent: AgentAddress, wanted: Wanted, settings: Settings, listen: Listener) -> Fetched:
+async def _by_agent(
+    agent: AgentAddress, wanted: Wanted, settings: Settings, listen: Listener, on_left: Callable[[int], None]
+) -> Fetched:
     handle, started = JobHandle(), time.monotonic()
     async with AgentLink(agent) as link:
         try:
@@ -164,13 +168,20 @@ async def _by_agent(agent: AgentAddress, wanted: Wanted, settings: Settings, lis
                 raise
             raise _NotTaken from error
         except asyncio.CancelledError:
-            if handle.job and not wanted.keep_job:
-                try:
-                    async with asyncio.timeout(_CANCEL_S):
-                        await link.cancel(handle)
-                except (AgentNotRunning, TimeoutError):
-                    pass  # it does not answer: it cannot be told
+            if handle.job and wanted.keep_job:
+                on_left(0)
+            elif handle.job and (others := await _cancel(link, handle)):
+                on_left(others)
             raise
+
+
+async def _cancel(link: AgentLink, handle: JobHandle) -> int:
+    """Stop waiting; how many others wait for the job, which then goes on."""
+    try:
+        async with asyncio.timeout(_CANCEL_S):
+            return (await link.cancel(handle)).others
+    except (AgentNotRunning, TimeoutError):
+        return 0  # it does not answer: it cannot be told
 
 
 async def _already_here(wanted: Wanted, settings: Settings, parts: FetchParts) -> Fetched | None:

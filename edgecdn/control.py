@@ -2,7 +2,8 @@
 
 All of it goes over the local listener under `/edgecdn/v1/`. A fetch is answered with one JSON object a
 line: `{"job": ..}` first and whenever it changes, `{"event": ..}`, `{"beat": n}` while nothing happens,
-and at the end `{"result": {..}}` or `{"error": {..}}`. A stream that ends without either was lost.
+and at the end `{"result": {..}}` or `{"error": {..}}` (AgentNotRunning: the agent was stopped). A stream that
+ends without either was lost.
 What one side does not know of the other's (a newer agent's event, a field) is passed over.
 """
 
@@ -159,7 +160,10 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class StatusInfo(msgspec.Struct, frozen=True):
-    """What `edgecdn status` shows; `peers` is their number, `jobs` those that run and the last that ended."""
+    """What `edgecdn status` shows; `peers` is their number, `jobs` those that run and the last that ended.
+
+    `name`: what peers call this agent.
+    """
 
     version: str
     agent_id: str
@@ -169,6 +173,7 @@ class StatusInfo(msgspec.Struct, frozen=True):
     cache: CacheInfo
     totals: Totals
     listeners: dict[str, str]
+    name: str = ""
 
 
 class TopInfo(msgspec.Struct, frozen=True):
@@ -182,11 +187,15 @@ class TopInfo(msgspec.Struct, frozen=True):
     out_bytes_s: float
 
 
-class ServiceInfo(msgspec.Struct, frozen=True):
-    """A part of the agent: starting, ready, waiting (to be started again), failed or done."""
+class ServiceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of the agent: starting, ready, waiting (to be started again), failed or done.
+
+    `detail`: why it is down, told to programs of this user alone.
+    """
 
     state: str
     restarts: int
+    detail: str = ""
 
 
 class HealthInfo(msgspec.Struct, frozen=True):

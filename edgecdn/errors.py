@@ -20,6 +20,9 @@ __all__ = [
     "EdgecdnError",
     "FileMissing",
     "GatedRepo",
+    "GoesOn",
+    "HomeFull",
+    "HomeReadOnly",
     "IntegrityFailure",
     "Interrupted",
     "ManifestRefused",
@@ -165,6 +168,13 @@ class NoSpace(EdgecdnError, OSError):
     exit_code = 7
 
 
+class HomeFull(NoSpace):
+    """The disk of the home is full: nothing can be remembered, no fetch be begun."""
+
+    template = "Not enough space in edgecdn's home, {where}: {detail}."
+    hint = "Free some on its disk, or put the home on another: EDGECDN_HOME=DIR."
+
+
 class ReadOnlyStore(EdgecdnError, OSError):
     """The cache cannot be written: read-only file system or missing rights."""
 
@@ -173,6 +183,13 @@ class ReadOnlyStore(EdgecdnError, OSError):
         "What is there already can still be read. Make it writable, or use another: `edgecdn config set cache.dir DIR`."
     )
     exit_code = 7
+
+
+class HomeReadOnly(ReadOnlyStore):
+    """The home cannot be written: settings, catalog, journals and the agent's own files are kept there."""
+
+    template = "edgecdn's home, {where}, cannot be written: {detail}."
+    hint = "Make it writable for this user, or use another home: EDGECDN_HOME=DIR."
 
 
 class CacheRefused(EdgecdnError, OSError):
@@ -213,3 +230,10 @@ class Interrupted(EdgecdnError):
     template = "Stopped.{detail}"
     hint = "Run the same command again: it goes on where it stopped."
     exit_code = 130
+
+
+class GoesOn(Interrupted):
+    """The user stopped the command, but not the fetch: the agent was told to keep it, or others wait for it."""
+
+    template = "Not waiting any more.{detail} The agent goes on with the fetch."
+    hint = "`edgecdn top` shows it; the same command waits for it again, `edgecdn cancel MODEL` stops it."

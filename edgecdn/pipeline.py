@@ -265,7 +265,8 @@ class Pipeline:
         )
 
         def joined(source: Source) -> None:
-            sources.append(source)
+            if source not in sources:
+                sources.append(source)
             transfer.join(source)
 
         unwatch = self.lab.watch(joined) if self.lab else _nothing

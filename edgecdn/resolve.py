@@ -2,6 +2,8 @@
 
 The first hub that answers is believed. A commit is never asked for twice: a listing that is in the
 cache is used. When no hub answers, what this machine last saw under the name is used, and said so.
+
+A resolver may run where many others do: the disk is only read in threads.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgecdn.cache.provisional import Provisional
 from edgecdn.cache.scan import cached_repos
-from edgecdn.cache.store import RepoStore, open_repo
+from edgecdn.cache.store import open_repo
 from edgecdn.digest import DigestKind
 from edgecdn.errors import (
     AmbiguousName,
@@ -99,6 +102,26 @@ class Resolved:
     provisional: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """What this machine knows of a revision.
+
+    `typed`: the listing of the commit the user typed. `commit`, `seen`: where the branch or tag was last
+    seen, and the listing of that. `claimed`: commits of the repo that only peers vouch for.
+    """
+
+    typed: Manifest | None
+    commit: CommitId | None
+    seen: Manifest | None
+    claimed: frozenset[CommitId]
+
+    def is_a_hubs(self) -> bool:
+        """Whether the branch came from a hub with commits of its own: then its listing has git ids."""
+        if self.commit is None or self.seen is None:
+            return self.commit is not None
+        return any(e.digest.kind is DigestKind.GIT_SHA1 for e in self.seen.files)
+
+
 @dataclass(slots=True)
 class Resolver:
     """Resolves names. `hubs` in the user's order; `lab` is asked when none of them answers.
@@ -118,7 +141,7 @@ class Resolver:
 
         Raises RepoMissing, RevisionMissing, AmbiguousName, AccessDenied, ManifestRefused, Unreachable.
         """
-        repo = self._known_name(ref)
+        repo = await asyncio.to_thread(self._known_name, ref)
         if repo is not None:
             try:
                 return await self._resolve_repo(repo, ref.revision)
@@ -137,7 +160,7 @@ class Resolver:
             return await self._resolve_repo(found, ref.revision)
 
     def _known_name(self, ref: ModelRef) -> RepoId | None:
-        """1. Typed in full. 2. The user's or the shipped short names. 3. What is in the cache."""
+        """1. Typed in full. 2. The user's or the shipped short names. 3. What is in the cache. Blocks."""
         if ref.is_full:
             return ref.repo()
         found = lookup(ref.name, ref.type, self.settings.aliases)
@@ -167,30 +190,44 @@ class Resolver:
 
     async def _resolve_repo(self, repo: RepoId, revision: Revision | None) -> Resolved:
         shown = revision or Revision("main")
-        store = self._open_store(repo)
+        local = await asyncio.to_thread(self._local_state, repo, shown)
+        typed = local.typed
+        if typed is not None and typed.commit not in local.claimed:
+            return Resolved(typed, shown, None, self._page(self.hubs[0], repo))
+        hurried = typed is not None or self.lab is not None or local.seen is not None
         try:
-            commit = revision.commit if revision else None
-            known = store.read_tree(commit) if store and commit else None
-            if known is not None and not self._is_provisional(known):
-                return Resolved(known, shown, None, self._page(self.hubs[0], repo))
-            hurried = known is not None or self.lab is not None or self._seen(store, shown) is not None
-            try:
-                return await self._ask_hubs(repo, revision, store, hurried=hurried)
-            except Unreachable as unreachable:
-                if known is not None:
-                    return Resolved(known, shown, None, "", provisional=True)
-                found = self._last_seen(store, shown) or await self._ask_lab(repo, shown, unreachable)
-                if found is not None:
-                    return found
-                if not unreachable.fields.get("hurried"):
-                    raise
-            return await self._ask_hubs(repo, revision, store)  # there is no other way: patiently
-        finally:
-            if store is not None:
-                store.close()
+            return await self._ask_hubs(repo, revision, local, hurried=hurried)
+        except Unreachable as unreachable:
+            if typed is not None:
+                return Resolved(typed, shown, None, "", provisional=True)
+            found = self._last_seen(local, shown) or await self._ask_lab(repo, shown, unreachable)
+            if found is not None:
+                return found
+            if not unreachable.fields.get("hurried"):
+                raise
+        return await self._ask_hubs(repo, revision, local)  # there is no other way: patiently
+
+    def _local_state(self, repo: RepoId, revision: Revision) -> _Local:
+        """All that is known here; blocks."""
+        with suppress(FileNotFoundError), open_repo(self.settings.cache_dir, repo) as store:
+            typed = store.read_tree(revision.commit) if revision.commit else None
+            commit = store.read_ref(revision)
+            seen = store.read_tree(commit) if commit else None
+            return _Local(typed, commit, seen, self._claimed(repo))
+        return _Local(None, None, None, frozenset())
+
+    def _kept(self, repo: RepoId, commit: CommitId) -> tuple[Manifest | None, bool]:
+        """The listing that is here now, and whether only peers vouch for it; blocks."""
+        with suppress(FileNotFoundError), open_repo(self.settings.cache_dir, repo) as store:
+            return store.read_tree(commit), commit in self._claimed(repo)
+        return None, False
+
+    def _claimed(self, repo: RepoId) -> frozenset[CommitId]:
+        """Read after a tree, never before: a tree is written after its entry here."""
+        return frozenset(commit for of, commit in Provisional(self.settings.home).all() if of == repo)
 
     async def _ask_hubs(
-        self, repo: RepoId, revision: Revision | None, store: RepoStore | None, *, hurried: bool = False
+        self, repo: RepoId, revision: Revision | None, local: _Local, *, hurried: bool = False
     ) -> Resolved:
         """The first answer. `hurried`: a hub that is silent is not asked again; the error then says so in a field."""
         if self.settings.offline:
@@ -203,7 +240,7 @@ class Resolver:
             for position, hub in enumerate(self.hubs):
                 try:
                     head = await self._head(hub, repo, revision, _HURRY_S if hurried else None)
-                    return await self._ask_hub(hub, repo, revision, head.commit, store, first=position == 0)
+                    return await self._ask_hub(hub, repo, revision, head.commit, local, first=position == 0)
                 except SourceFault as fault:
                     said[hub.name] = str(fault)
                     silent = silent or isinstance(fault, _Silent)
@@ -225,7 +262,8 @@ class Resolver:
             raise _with_nearest(missing, nearest(str(revision), existing) or existing[:_LISTED]) from missing
         except RepoMissing as missing:
             shipped = shipped_names().get(repo.type, {}).values() if hub.endpoint == DEFAULT_ENDPOINT else ()
-            here = [found.name for found in cached_repos(self.settings.cache_dir) if found.type is repo.type]
+            cached = await asyncio.to_thread(cached_repos, self.settings.cache_dir)
+            here = [found.name for found in cached if found.type is repo.type]
             near = nearest(
                 repo.name, [name for name in (*await _similar(hub, repo), *here, *shipped) if name != repo.name]
             )
@@ -237,30 +275,29 @@ class Resolver:
         repo: RepoId,
         revision: Revision | None,
         told: CommitId,
-        store: RepoStore | None,
+        local: _Local,
         *,
         first: bool,
     ) -> Resolved:
         ref = None if revision and revision.commit else revision or Revision("main")
         stale = False
-        if ref is not None and store is not None and not self._is_claim(store, ref):
+        if ref is not None and local.commit not in local.claimed:  # any hub's word counts more than a claim
             if not hub.owns_refs:
-                stale = _is_a_hubs(store, ref)
+                stale = local.is_a_hubs()
             elif not first:
-                stale = await self._is_behind(hub, repo, ref, told, store)
-                known = self._seen(store, ref) if stale else None
-                if known is not None:
+                stale = await _is_behind(hub, repo, ref, told, local.commit)
+                if stale and local.seen is not None:
                     self.notes.append(f"{hub.name} is behind what is here; using the commit of {ref} last seen here.")
-                    return Resolved(known, ref, None, self._page(hub, repo))
-        manifest = await self._manifest(hub, repo, told, store)
+                    return Resolved(local.seen, ref, None, self._page(hub, repo))
+        manifest = await self._manifest(hub, repo, told)
         if stale:
             self.notes.append(f"{hub.name} has another {ref} than the one here; {ref} here stays as it is.")
         return Resolved(manifest, revision or Revision("main"), None if stale else ref, self._page(hub, repo))
 
-    async def _manifest(self, hub: Index, repo: RepoId, commit: CommitId, store: RepoStore | None) -> Manifest:
+    async def _manifest(self, hub: Index, repo: RepoId, commit: CommitId) -> Manifest:
         """The listing that is here, unless only peers vouch for it: then the hub's."""
-        known = store.read_tree(commit) if store else None
-        if known is not None and not self._is_provisional(known):
+        known, is_claimed = await asyncio.to_thread(self._kept, repo, commit)
+        if known is not None and not is_claimed:
             return known
         told = await hub.manifest(repo, commit)
         if known is not None:
@@ -292,47 +329,14 @@ class Resolver:
         ref = None if revision.commit else revision
         return Resolved(manifest, revision, ref, "", provisional=True)
 
-    def _is_claim(self, store: RepoStore, ref: Revision) -> bool:
-        """Whether a branch here is where only peers say it is: any hub's word counts more."""
-        commit = store.read_ref(ref)
-        return commit is not None and (store.repo, commit) in self._provisional
-
-    def _is_provisional(self, manifest: Manifest) -> bool:
-        return (manifest.repo, manifest.commit) in self._provisional
-
-    @property
-    def _provisional(self) -> Provisional:
-        return Provisional(self.settings.home)
-
-    async def _is_behind(self, hub: Index, repo: RepoId, ref: Revision, commit: CommitId, store: RepoStore) -> bool:
-        """Whether a stand-in for the first hub would turn a branch back: its history lacks our commit."""
-        ours = store.read_ref(ref)
-        if ours is None or ours == commit:
-            return False
-        try:
-            return ours not in await hub.commits(repo, ref)
-        except (SourceFault, EdgecdnError):
-            return True
-
-    def _last_seen(self, store: RepoStore | None, revision: Revision) -> Resolved | None:
-        manifest = self._seen(store, revision)
+    def _last_seen(self, local: _Local, revision: Revision) -> Resolved | None:
+        manifest = local.seen
         if manifest is None:
             return None
         why = "HF_HUB_OFFLINE is set" if self.settings.offline else "No hub answers"
         seen = f"the commit of {revision} that was last seen here ({manifest.commit.hex[:12]})"
         self.notes.append(f"{why}; using {seen}.")
-        return Resolved(manifest, revision, None, "", provisional=self._is_provisional(manifest))
-
-    @staticmethod
-    def _seen(store: RepoStore | None, revision: Revision) -> Manifest | None:
-        commit = store.read_ref(revision) if store else None
-        return store.read_tree(commit) if store and commit else None
-
-    def _open_store(self, repo: RepoId) -> RepoStore | None:
-        try:
-            return open_repo(self.settings.cache_dir, repo)
-        except FileNotFoundError:
-            return None
+        return Resolved(manifest, revision, None, "", provisional=manifest.commit in local.claimed)
 
     @staticmethod
     def _page(hub: Index, repo: RepoId) -> str:
@@ -343,11 +347,14 @@ class _Silent(Broken):
     """A hub that could not be waited for any longer."""
 
 
-def _is_a_hubs(store: RepoStore, ref: Revision) -> bool:
-    """Whether a branch here came from a hub with commits of its own: its listing has git ids, ModelScope's has none."""
-    commit = store.read_ref(ref)
-    known = store.read_tree(commit) if commit else None
-    return commit is not None and (known is None or any(e.digest.kind is DigestKind.GIT_SHA1 for e in known.files))
+async def _is_behind(hub: Index, repo: RepoId, ref: Revision, commit: CommitId, ours: CommitId | None) -> bool:
+    """Whether a stand-in for the first hub would turn a branch back: its history lacks our commit."""
+    if ours is None or ours == commit:
+        return False
+    try:
+        return ours not in await hub.commits(repo, ref)
+    except (SourceFault, EdgecdnError):
+        return True
 
 
 async def _similar(hub: Index, repo: RepoId) -> list[str]:

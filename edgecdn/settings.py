@@ -29,10 +29,11 @@ from edgecdn.settings_values import (
     folder,
     folders,
     hours,
-    items,
     listen,
+    local_listen,
     modelscope,
     networks,
+    patterns,
     peers,
     rate,
     switch,
@@ -74,6 +75,11 @@ class Setting:
     def field(self) -> str:
         """Its name in `Settings`: `hub.endpoints` is hub_endpoints."""
         return next(f.name for f in _setting_fields() if f.metadata["setting"].name == self.name)
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether it is a list (or a table): what its own parser makes of the default tells."""
+        return isinstance(self.parse(self.default({})), (tuple, Mapping))
 
     @property
     def variable(self) -> str:
@@ -155,12 +161,13 @@ class Settings:
         "seconds",
         "How long a fetch waits while no source gives a byte, before it gives up (and can be resumed).",
     )
-    gateway_listen: Listen | None = _setting(
+    gateway_listen: Listen = _setting(
         "gateway.listen",
-        listen,
+        local_listen,
         "127.0.0.1:8377",
         "HOST:PORT",
-        "Where the agent serves this machine: control, metrics. Port taken: another is used (run.json tells).",
+        "Where the agent serves this machine, on loopback only: control, metrics. "
+        "Port taken: another is used (run.json tells).",
     )
     lan_listen: Listen | None = _setting(
         "lan.listen", listen, "0.0.0.0:8378", "HOST:PORT, or off", "Where the agent serves its peers over HTTP."
@@ -183,20 +190,20 @@ class Settings:
     )
     share_allow: tuple[str, ...] = _setting(
         "share.allow",
-        items,
+        patterns,
         (),
         "OWNER/NAME patterns",
         "Repos to share with peers though no hub calls them public (own, gated); data sets begin with `datasets/`.",
     )
     share_deny: tuple[str, ...] = _setting(
         "share.deny",
-        items,
+        patterns,
         (),
         "OWNER/NAME patterns",
-        "Repos never to share; wins over everything. `*` shares nothing.",
+        "Repos never to share (`lab/*`: all of an owner); wins over everything. `*` shares nothing.",
     )
     limits_upload: Rate = _setting(
-        "limits.upload", rate, "95%", "rate", "Most that is sent to peers: a rate, or a share of the link."
+        "limits.upload", rate, "95%", "rate", "Most that is sent to peers: a rate, a share of the link, or off."
     )
     limits_download: Rate = _setting("limits.download", rate, "off", "rate", "Most that is taken from peers.")
     limits_wan: Rate = _setting("limits.wan", rate, "off", "rate", "Most that is taken from hubs and mirrors.")

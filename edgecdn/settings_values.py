@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import time
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,8 +26,10 @@ __all__ = [
     "hours",
     "items",
     "listen",
+    "local_listen",
     "modelscope",
     "networks",
+    "patterns",
     "peers",
     "rate",
     "switch",
@@ -40,8 +42,12 @@ _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)\Z")
 
 
 _BYTES_S = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kbit": 125, "mbit": 125_000, "gbit": 125_000_000}
+_BITS_S = {"bps": "bit", "Bps": "B"}
+"""`Mbps` are bits, `MBps` bytes: the one place where the case of a letter counts."""
+
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z]+(?:/s)?)\Z")
-_HOURS = re.compile(r"([01]\d|2[0-3]|24(?=:00)):([0-5]\d)-([01]\d|2[0-3]|24(?=:00)):([0-5]\d)\Z")
+_TIME = r"([01]?\d|2[0-3]|24(?=:00)):([0-5]\d)"
+_HOURS = re.compile(rf"{_TIME}\s*-\s*{_TIME}\Z")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_])?\Z")
 
 
@@ -191,6 +197,32 @@ def listen(value: object) -> Listen | None:
     return Listen(_host(host.strip("[]") or "0.0.0.0"), int(port))  # noqa: S104 - a setting's own word for "all"
 
 
+def local_listen(value: object) -> Listen:
+    """As `listen`, but on loopback alone: it is for programs of this machine; a bare port is 127.0.0.1's."""
+    text = str(value).strip()
+    found = listen(f"127.0.0.1:{text}" if text.isascii() and text.isdigit() else text)
+    if found is None:
+        raise BadInput("it cannot be off: commands of this machine reach the agent there (127.0.0.1:8377)")
+    try:
+        is_local = found.host == "localhost" or ip_address(found.host).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local:
+        raise BadInput(f"{text[:80]!r} is not on loopback, and this is for this machine only (127.0.0.1:8377)")
+    return found
+
+
+def patterns(value: object) -> tuple[str, ...]:
+    """Patterns of repos: `*`, or with an owner and a name (`lab/*`, `datasets/lab/*`)."""
+    found = tuple(part.strip() for part in items(value))
+    for pattern in found:
+        owner, _, name = pattern.removeprefix("datasets/").removeprefix("spaces/").partition("/")
+        if not name and not (owner == "*" and pattern in ("*", "datasets/*", "spaces/*")):
+            meant = f"{pattern.rstrip('/') or 'OWNER'}/*"
+            raise BadInput(f"{pattern[:80]!r} is no OWNER/NAME pattern and fits no repo (did you mean {meant[:80]!r}?)")
+    return found
+
+
 def peers(value: object) -> tuple[Listen, ...]:
     """Agents by `HOST` or `HOST:PORT`; the port is 8378 where none is said."""
     found: list[Listen] = []
@@ -211,22 +243,31 @@ def networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def rate(value: object) -> Rate:
-    """`20MB/s`, `100Mbit/s`, `80%` of the link, or `off` for no limit."""
+    """`20MB/s`, `100Mbit/s`, `100Mbps`, `80%` of the link, or `off` for no limit."""
     text = str(value).strip()
-    if text.lower() in ("", "off", "no", "false", "0"):
+    if text.lower() in ("off", "no", "false"):
         return Rate()
     match = _RATE.match(text)
     number = float(match["number"]) if match else 0.0
-    unit = match["unit"].lower().removesuffix("/s") if match else ""
+    unit = match["unit"].removesuffix("/s") if match else ""
+    unit = (unit[:-3] + _BITS_S[unit[-3:]] if unit[-3:] in _BITS_S else unit).lower()
     if unit == "%" and 0 < number <= 100:
         return Rate(share=number / 100)
     if unit in _BYTES_S and number * _BYTES_S[unit] >= 1000:
         return Rate(bytes_s=int(number * _BYTES_S[unit]))
+    if not text or (match and not number) or _is_zero(text):
+        raise BadInput(f"{text!r} is no rate: it is 'off' for no limit; to give nothing: share.deny '*'")
+    if text.isascii() and text.replace(".", "", 1).isdigit():
+        raise BadInput(f"{text[:80]!r} has no unit (did you mean {text[:80]}MB/s or {text[:80]}Mbit/s?)")
     raise BadInput(f"{text[:80]!r} is not a rate (20MB/s, 100Mbit/s, 80% or off; at least 1 kB/s)")
 
 
+def _is_zero(text: str) -> bool:
+    return text.isascii() and text.replace(".", "", 1).isdigit() and not float(text)
+
+
 def hours(value: object) -> Hours:
-    """`22:00-06:00`, local time; 24:00 is midnight."""
+    """`22:00-06:00` or `8:00 - 20:00`, local time; 24:00 is midnight."""
     match = _HOURS.match(str(value).strip())
     if match is None:
         raise BadInput(f"{value!r} is not a part of the day (22:00-06:00)")

@@ -16,6 +16,10 @@ _WINDOW_S = 5.0
 
 _BUCKET_S = 0.25
 
+_MOST_PARTIES = 1000
+_OTHERS = "others"
+"""What all those are called together who come when so many are told apart."""
+
 
 class RateMeter:
     """Bytes per second over the last five seconds (since the first byte, when that is less)."""
@@ -105,6 +109,8 @@ class Traffic:
         )
 
     def _party(self, name: str) -> dict[str, _Way]:
+        if name not in self._parties and len(self._parties) >= _MOST_PARTIES:
+            name = _OTHERS
         if name not in self._parties:
             self._parties[name] = {"in": _Way(self._clock), "out": _Way(self._clock)}
         return self._parties[name]

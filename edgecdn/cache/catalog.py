@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -123,6 +123,20 @@ class Catalog:
     def tree_digests(self) -> set[str]:
         """The blobs (their digests in hex) whose piece trees are known."""
         return self._run(lambda db: {row[0] for row in db.execute("SELECT digest FROM trees")}, set())
+
+    def forget_trees(self, digests: Collection[str], *, besides: Path) -> set[str]:
+        """Forget piece trees of blobs that are gone from the cache `besides`; returns those it forgot.
+
+        What was verified in another cache keeps its tree.
+        """
+        sql = "SELECT DISTINCT digest FROM verified WHERE NOT (path > ? AND path < ?)"
+
+        def write(db: sqlite3.Connection) -> set[str]:
+            gone = set(digests) - {row[0] for row in db.execute(sql, (f"{besides}/", f"{besides}0"))}
+            db.executemany("DELETE FROM trees WHERE digest = ?", [(digest,) for digest in gone])
+            return gone
+
+        return self._run(write, set())
 
     def sharing(self) -> dict[str, tuple[bool, float]]:
         """What hubs last said, by repo (`datasets/OWNER/NAME`): whether all may have it; when (Unix seconds)."""

@@ -16,12 +16,16 @@ from pathlib import Path
 from types import TracebackType
 
 from edgecdn.crash import crash_point
-from edgecdn.errors import CacheRefused, NoSpace, ReadOnlyStore
+from edgecdn.errors import CacheRefused, HomeFull, HomeReadOnly, NoSpace, ReadOnlyStore
+from edgecdn.settings import home_dir
 
 __all__ = ["SafeDir", "cut_name", "disk_errors"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_OF_HOME = frozenset({"partials", "quarantine"})
+"""Folders of the home that files are kept in."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -31,17 +35,31 @@ def disk_errors(where: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        home = _home_of(where) if error.errno in _FULL | _READ_ONLY else None
         if error.errno in _FULL:
-            raise NoSpace(
-                "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up", where=where
+            raise (HomeFull if home else NoSpace)(
+                "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up",
+                where=home or where,
             ) from error
         if error.errno in _READ_ONLY:
-            raise ReadOnlyStore(error.strerror or str(error), where=where) from error
+            kind = HomeReadOnly if home else ReadOnlyStore
+            raise kind(error.strerror or str(error), where=home or where) from error
         if error.errno == errno.ELOOP:
             raise CacheRefused(
                 "a symbolic link stands where a file or folder of the cache belongs", where=where
             ) from error
         raise
+
+
+def _home_of(where: object) -> Path | None:
+    """The user's home of edgecdn, where `where` is it or one of the things kept in it (a cache may lie below, too)."""
+    home = home_dir(os.environ)
+    path = Path(str(where))
+    for base in (home, home.resolve()):
+        if path.is_relative_to(base):
+            parts = path.relative_to(base).parts
+            return home if len(parts) <= 1 or parts[0] in _OF_HOME else None
+    return None
 
 
 def cut_name(name: str, most_bytes: int = 200) -> str:

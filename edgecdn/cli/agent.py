@@ -44,8 +44,8 @@ def start() -> None:
         return
     address, failing = start_agent(home, agent_command("--log-format", "text"))
     tell(f"The agent is ready (process {address.run.pid}); its log is {agent_log(home)}.")
-    if failing:
-        tell(f"Not all of it works: {', '.join(failing)}. The log says why.")
+    for part, reason in failing.items():
+        tell(f"One part of it is down, {part}: {reason or 'the log says why'}.")
     click.echo(address.url)
 
 

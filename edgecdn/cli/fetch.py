@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edgecdn.cli.online import guard_hubs, log_to_stderr
 from edgecdn.cli.output import counted, human_bytes, human_seconds, print_json, tell
 from edgecdn.cli.progress import FetchProgress
 from edgecdn.client import Wanted, fetch_wanted
-from edgecdn.errors import BadInput, EdgecdnError, Interrupted
+from edgecdn.errors import BadInput, EdgecdnError, GoesOn, Interrupted, Unreachable
 from edgecdn.events import Kind
 from edgecdn.fetched import Fetched
 from edgecdn.fileset import FileSet
@@ -20,6 +21,9 @@ from edgecdn.names import ModelRef, RepoType
 from edgecdn.settings import load_settings
 
 __all__ = ["fetch"]
+
+_NO_PEER = re.compile(r"nobody offers it|no byte came")
+"""What an engine without a source says; that no hub answers for the name is another matter."""
 
 
 @click.command()
@@ -73,11 +77,14 @@ def fetch(
         accept_lan_manifest=accept_lan_manifest,
         keep_job=keep,
     )
+    left: list[int] = []
     with FetchProgress(quiet=quiet or as_json) as progress:
         try:
-            fetched = run_cancellable(fetch_wanted(wanted, settings, progress, guard_hubs))
+            fetched = run_cancellable(fetch_wanted(wanted, settings, progress, guard_hubs, left.append))
         except KeyboardInterrupt as stop:
-            raise _interrupted(progress) from stop
+            raise _interrupted(progress, left) from stop
+        except Unreachable as error:
+            raise _from_peers_alone(wanted.kinds, error) from error
     if as_json:
         print_json(asdict(fetched))
         return
@@ -105,6 +112,17 @@ def _summary(fetched: Fetched) -> str:
     )
 
 
-def _interrupted(progress: FetchProgress) -> EdgecdnError:
+def _from_peers_alone(kinds: frozenset[Kind], error: Unreachable) -> Unreachable:
+    """Where only peers were to give, it is not the network that lacks something."""
+    if Kind.LAN not in kinds or kinds & {Kind.MIRROR, Kind.ORIGIN} or not _NO_PEER.search(error.message):
+        return error
+    said = str(error.fields["detail"]).removeprefix("No source is reachable: ").rstrip(".")
+    hint = "Leave --from out to take it from mirrors and hubs; `edgecdn peers` lists who is there."
+    return Unreachable(f"no peer gives it: not held there, or not shared ({said})", hint=hint)
+
+
+def _interrupted(progress: FetchProgress, left: list[int]) -> EdgecdnError:
+    if left:
+        return GoesOn(f" {counted(left[0], 'other')} wait{'s' if left[0] == 1 else ''} for it." if left[0] else "")
     received = sum(progress.received.values())
     return Interrupted(f" {human_bytes(received)} that arrived in this run are kept." if received else "")

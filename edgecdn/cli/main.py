@@ -28,6 +28,7 @@ _COMMANDS = {
     "status": ("edgecdn.cli.status:status", "Show what the agent does and has."),
     "peers": ("edgecdn.cli.peers:peers", "List the agents that share with this one."),
     "top": ("edgecdn.cli.top:top", "Watch peers, fetches and rates."),
+    "cancel": ("edgecdn.cli.cancel:cancel", "Stop a fetch of the agent that nobody waits for."),
     "config": ("edgecdn.cli.config:config", "Show or change the settings."),
 }
 """Name to where it is and its line in the help, so that the help loads none of them."""

@@ -32,8 +32,9 @@ def status(as_json: bool) -> None:
 def _lines(found: StatusInfo) -> list[str]:
     came = [f"{human_bytes(count)} from {kind}" for kind, count in found.totals.in_by_source.items() if count]
     repos = f"{counted(found.cache.repos, 'repo')}, {human_bytes(found.cache.bytes)} verified"
+    name = found.name or "without a name"
     return [
-        f"edgecdn {found.version}, agent {found.agent_id}, up {human_seconds(found.uptime_s)}",
+        f"edgecdn {found.version}, agent {name} ({found.agent_id}), up {human_seconds(found.uptime_s)}",
         "listens: " + ", ".join(f"{name} {where}" for name, where in found.listeners.items()),
         f"peers: {found.peers}",
         f"cache: {repos}",

@@ -98,6 +98,12 @@ class Board:
                 if source is not only:
                     source.offered.discard(blob)
 
+    def begin_anew(self, blob: Blob) -> None:
+        """Give idle sources of a file their time again: nobody asked them while a carrier had it."""
+        for source in self.sources.values():
+            if blob in source.offered and not source.leases:
+                source.first_asked_at = None
+
     def grant(self, now: float) -> Lease | None:
         """The next request to make; None when every connection is busy or nothing is left to ask."""
         usable = [s for s in self.sources.values() if s.usable(now)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Broken", "Busy", "Denied", "Misbehaved", "Missing", "NoRanges", "SourceFault"]
+__all__ = ["Broken", "Busy", "Denied", "Misbehaved", "Missing", "NoRanges", "SourceFault", "WrongPiece"]
 
 
 class SourceFault(Exception):
@@ -39,3 +39,7 @@ class Misbehaved(SourceFault):
 
 class NoRanges(SourceFault):
     """It gives this file only whole (200 to a Range request). Ask it for all or not at all."""
+
+
+class WrongPiece(Misbehaved):
+    """It gave a piece that is not what it said itself to have: its copy of that file is damaged, or it lies."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -31,6 +31,7 @@ from edgecdn.lan_wire import (
     Asker,
     BlobState,
     encode_have_query,
+    encode_rotten,
     parse_have_answer,
     parse_refusal,
 )
@@ -38,7 +39,7 @@ from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.piecetree import HASH_BYTES, PieceTree, piece_bytes
 from edgecdn.sources import Offer
 from edgecdn.sources.answers import check_body, check_identity, refuse_status
-from edgecdn.sources.faults import Broken, Misbehaved, Missing
+from edgecdn.sources.faults import Broken, Misbehaved, Missing, SourceFault, WrongPiece
 from edgecdn.spans import Span
 from edgecdn.version import VERSION
 
@@ -182,12 +183,19 @@ class PeerSource:
                 elif len(held) >= len(whole):
                     part = bytes(held[: len(whole)])
                     if not await asyncio.to_thread(tree.matches, index, part):
-                        raise Misbehaved(f"gave a piece ({index}) that is not what it said itself to have")
+                        await self._tell_rotten(offer.entry.digest, index)
+                        raise WrongPiece(f"gave a piece ({index}) that is not what it said itself to have")
                 else:
                     break
                 del held[: len(part)]
                 at += len(part)
                 yield part
+
+    async def _tell_rotten(self, digest: Digest, piece: int) -> None:
+        """Have the peer look at its copy; whether it does is its own affair."""
+        with suppress(SourceFault):
+            async with self._ask("POST", "rotten", encode_rotten(digest, piece)):
+                pass
 
     async def _ranged(self, offer: _PeerOffer, span: Span) -> AsyncGenerator[bytes, None]:
         """The bytes of `span` as they come; exactly so many."""

@@ -55,27 +55,24 @@ class Carrier(Protocol):
         """Whether it is worth trying it for a file of this size."""
         ...
 
-    async def carry(self, cargo: Cargo) -> None:
+    async def carry(self, cargo: Cargo) -> bool:
         """Bring what can be had; return when all is there, or when others had better go on.
 
-        When it returns, or is cancelled, nothing of its own touches the file any more. Raises NoSpace,
-        ReadOnlyStore; whatever else goes wrong ends the carrying without an error.
+        True: `called_for` will tell when it is worth trying again. When it returns, or is cancelled,
+        nothing of its own touches the file any more. Raises NoSpace, ReadOnlyStore, SystemFailed when the
+        file is not let go; whatever else goes wrong ends the carrying without an error.
         """
         ...
 
-    async def called_for(self, entry: FileEntry) -> None:
-        """Return when it would bring the rest of a file better than the sources do now; it is then asked again.
+    async def called_for(self, cargo: Cargo) -> None:
+        """Return when it would bring the rest of a file better than the sources do now; cancelled when they are done.
 
-        Called after `carry` has left something to the sources; cancelled when they are done.
+        It may read what is there already, and change nothing.
         """
         ...
 
     def built(self, entry: FileEntry, tree: PieceTree) -> None:
-        """The piece tree of a verified file that came from elsewhere."""
-        ...
-
-    def lied(self, entry: FileEntry) -> None:
-        """What it brought of a file was not that file."""
+        """A file is verified, and this is its piece tree: whoever claimed another one had lied."""
         ...
 
 

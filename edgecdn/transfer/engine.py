@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from random import Random
 
 from edgecdn import errors
@@ -38,10 +39,11 @@ from edgecdn.sources.faults import (
     Missing,
     NoRanges,
     SourceFault,
+    WrongPiece,
 )
 from edgecdn.spans import UNIT_BYTES, Span
 from edgecdn.transfer.carrier import Carrier
-from edgecdn.transfer.carrying import carry
+from edgecdn.transfer.carrying import Carriage, make_cargo
 from edgecdn.transfer.court import Court
 from edgecdn.transfer.incoming import Incoming, WorkThreads
 from edgecdn.transfer.outcome import most_telling
@@ -62,6 +64,12 @@ _CARRIED = 3
 
 _FIRST_OFFERS_S = 3.0
 """Sources cheaper than a hub may take this long to say what they have before hubs are asked."""
+
+_MORE_OFFERS_S = 0.5
+"""How long the others are waited for once one of them has said what it has."""
+
+_BACK_AGAIN_S = 1.0
+"""A source that says it has changed, or is back, is tried again this soon."""
 
 _LONGEST_TOLD_S = 900.0
 """A hub may ask for a pause of at most this; beyond, it is not waited for."""
@@ -118,6 +126,8 @@ class Transfer:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._ask_now: Callable[[Source], None] | None = None
         self._wake = asyncio.Event()
+        self._done: set[Digest] = set()
+        self._absent: set[str] = set()
         self._left = 0
         self._open = 0
         self._progress_at = self._clock()
@@ -161,7 +171,7 @@ class Transfer:
     def join(self, source: Source) -> None:
         """Let a source take part from now on: a new one, or one of the job that has more, or is back.
 
-        One that was dropped for wrong bytes stays dropped.
+        One that was dropped for what it gave stays dropped.
         """
         known = self._board.sources.get(source.name)
         asked = self._asking.get(source.name)
@@ -170,8 +180,10 @@ class Transfer:
         elif self._court.is_liar(source.name) or (asked is not None and not asked.done()):
             return
         else:
-            known.dropped = None
-            known.blocked_until = 0.0
+            known.blocked_until = min(known.blocked_until, self._clock() + _BACK_AGAIN_S)
+            if source.name in self._absent:  # it could not be asked; one that misbehaved stays dropped
+                known.dropped = None
+                self._absent.discard(source.name)
         self._sources[source.name] = source
         if self._ask_now is not None:
             self._ask_now(source)
@@ -206,8 +218,9 @@ class Transfer:
 
     async def _ask(self, source: Source, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
         try:
-            offers = await source.offer(manifest, wanted)
+            offers = await source.offer(manifest, [entry for entry in wanted if entry.digest not in self._done])
         except SourceFault as fault:
+            self._absent.add(source.name)
             self._court.drop(source.name, str(fault), quiet=source.kind is not Kind.ORIGIN)
             return
         self._offers[source.name] = offers
@@ -218,9 +231,12 @@ class Transfer:
 
     async def _first_offers(self) -> None:
         """Hubs answer at once; cheaper sources are waited for a little, dearer ones join when they answer."""
-        cheap = [self._asking[s.name] for s in self._sources.values() if s.kind in (Kind.CACHE, Kind.LAN)]
-        if cheap:
-            await asyncio.wait(cheap, timeout=_FIRST_OFFERS_S)
+        cheap = {self._asking[s.name] for s in self._sources.values() if s.kind in (Kind.CACHE, Kind.LAN)}
+        if not cheap:
+            return
+        _, silent = await asyncio.wait(cheap, timeout=_FIRST_OFFERS_S, return_when=asyncio.FIRST_COMPLETED)
+        if silent:  # a silent one must not cost every fetch as much as the slowest may take
+            await asyncio.wait(silent, timeout=_FIRST_OFFERS_S if not self._offers else _MORE_OFFERS_S)
 
     def _offering(self, entry: FileEntry) -> list[str]:
         used = self._board.sources
@@ -250,13 +266,14 @@ class Transfer:
                 carrying.cancel()
             del self._incoming[blob]
             self._parts -= {part}
+        self._done.add(entry.digest)
         self._open -= 1
         self._left -= 1
         self._wake.set()
         self._listener(BlobPublished(str(entry.path), entry.size))
 
     async def _carry(self, manifest: Manifest, blob: Blob, incoming: Incoming) -> None:
-        """Let the carrier bring what it can; the sources bring the rest, until the carrier is called for again."""
+        """Let the carrier bring what it can; the sources bring the rest."""
         carrier = self._carrier
         assert carrier is not None
 
@@ -264,29 +281,18 @@ class Transfer:
             self._progress_at = self._clock()
             self._listener(BytesReceived(carrier.name, carrier.kind, count))
 
-        def others_offer() -> bool:
-            return bool(self._offering(blob.entry))
-
         def tell(text: str) -> None:
             self._listener(Note(text))
 
-        while blob in self._board.blobs:
-            async with self._carrying:
-                before = incoming.missing()
-                await carry(carrier, manifest, incoming, received, self._discarded, others_offer, tell)
-            if incoming.missing() == before:
-                incoming.want_tree()
-            if blob not in self._board.blobs:
-                return
-            self._board.restart(blob, incoming.missing())
-            self._wake.set()
-            await carrier.called_for(blob.entry)
-            if incoming.standing is not None:
-                return  # one source stands for it
-            self._board.hold(blob)
-            while blob.leases:
-                self._wake.set()
-                await asyncio.sleep(_TICK_S / 10)
+        cargo = make_cargo(
+            carrier, manifest, incoming, received, self._discarded, lambda: bool(self._offering(blob.entry)), tell
+        )
+        carriage = Carriage(carrier, cargo, self._board, blob, incoming, self._discarded, self._wake.set)
+        try:
+            await carriage.run(self._carrying)
+        except errors.SystemFailed:  # somebody may still write into this very file: it is no good any more
+            await self._threads.do(self._threads.write, partial(incoming.part.close, discard=True))
+            raise
 
     def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
@@ -300,8 +306,8 @@ class Transfer:
         part = incoming.part
         while not (await incoming.follow() or await incoming.verify_again()):
             await self._dispute(blob, incoming)
-        for liar in await incoming.liars():
-            self._lied(liar, blob.entry)
+        for liar in await incoming.liars() - {"" if self._carrier is None else self._carrier.name}:
+            self._court.lied(liar, blob.entry)
         if self._carrier is not None and (tree := incoming.tree) is not None:
             self._carrier.built(blob.entry, tree)
         try:
@@ -326,26 +332,19 @@ class Transfer:
 
     async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
         carrier = "" if self._carrier is None else self._carrier.name
-        if incoming.standing is None and any(carrier in gave for gave in incoming.givers.values()):
-            assert self._carrier is not None
-            self._carrier.lied(blob.entry)
-            self._court.accuse(carrier)
+        carried = any(carrier in gave for gave in incoming.givers.values())
+        if carried and incoming.standing is None:
+            self._court.accuse(carrier)  # for the message, should nobody be left; who lied is seen at the end
         try:
             verdict = self._court.judge(incoming)
         except errors.IntegrityFailure:
             await self._threads.do(self._threads.write, lambda: incoming.part.close(discard=True))
             raise
         assert verdict.truth is not None
-        self._discarded(await incoming.suspect(verdict.again, verdict.truth))
+        self._discarded(await incoming.suspect(verdict.again, verdict.truth, build_tree=carried))
         self._offer(verdict.truth, blob)
         self._board.restart(blob, verdict.again, only=self._board.sources[verdict.truth])
         self._wake.set()
-
-    def _lied(self, name: str, entry: FileEntry) -> None:
-        if self._carrier is not None and name == self._carrier.name:
-            self._carrier.lied(entry)  # it knows which of its peers did
-        else:
-            self._court.lied(name, entry)
 
     def _discarded(self, counts: Counter[str]) -> None:
         for name, count in counts.items():
@@ -414,6 +413,10 @@ class Transfer:
                 # A pause that was asked for is no silence; but not for ever, however often it is asked for.
                 asked_until = min(now + (told or 0.0), self._progress_at + _LONGEST_TOLD_S)
                 self._told_until = max(self._told_until, asked_until)  # another hub's pause still holds
+            case WrongPiece():
+                if blob in source.offered:  # requests that ran side by side met the same
+                    self._board.exclude(source, blob)
+                    self._listener(Note(f"{source.name} {fault}; {blob.entry.path} is not taken from it."))
             case NoRanges():
                 self._board.whole_only(source, blob)
             case Misbehaved():

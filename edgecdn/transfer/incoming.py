@@ -153,13 +153,15 @@ class Incoming:
         await self._advance(self.entry.size)
         return self._verifier.matches
 
-    async def suspect(self, spans: Sequence[Span], standing: str) -> Counter[str]:
+    async def suspect(self, spans: Sequence[Span], standing: str, *, build_tree: bool) -> Counter[str]:
         """Count `spans` as missing again; `standing` will give them. What they were is remembered as hashes.
 
+        `build_tree`: a piece tree was claimed for it, and the file's own will tell whether that was false.
         Returns how many bytes of each source are not used now.
         """
         discarded: Counter[str] = Counter()
         self._claimed = None
+        self._wants_tree = self._wants_tree or build_tree
         for span in spans:
             for unit in _units(span):
                 unit_hash = await self._threads.do(self._threads.hash, partial(self._unit_hash, unit))

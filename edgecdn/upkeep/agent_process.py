@@ -17,7 +17,7 @@ from edgecdn.cache.safedir import disk_errors
 from edgecdn.control import LOCK_FILE, HealthInfo
 from edgecdn.errors import AgentNotRunning, BadInput, SystemFailed
 
-__all__ = ["agent_command", "agent_log", "agent_pid", "start_agent", "stop_agent"]
+__all__ = ["agent_command", "agent_log", "agent_pid", "failing_parts", "start_agent", "stop_agent"]
 
 _READY_S = 10.0
 _STOP_S = 5.0
@@ -48,8 +48,8 @@ def agent_pid(home: Path) -> int | None:
 
 def start_agent(
     home: Path, command: Sequence[str], *, limit_s: float = _READY_S
-) -> tuple[AgentAddress, tuple[str, ...]]:
-    """Run it in a session of its own and wait until it is ready; returns where it is, and which parts of it fail.
+) -> tuple[AgentAddress, dict[str, str]]:
+    """Run it in a session of its own and wait until it is ready; returns where it is, and its failing parts with why.
 
     Raises SystemFailed when it ends at once (with what it said last), AgentNotRunning when it is not ready in time.
     """
@@ -80,10 +80,15 @@ def start_agent(
             health = asyncio.run(_health(address))
             if health is not None and health.ready:
                 process.returncode = 0  # it is meant to go on: no warning that nobody waited for it
-                return address, health.failing
+                return address, failing_parts(health)
         time.sleep(_POLL_S)
     process.returncode = 0
     raise AgentNotRunning(f" (started, but not ready after {limit_s:.0f} s)", hint=f"Its log is {log}.")
+
+
+def failing_parts(health: HealthInfo) -> dict[str, str]:
+    """The parts that are down, and why each is (empty: not told)."""
+    return {name: health.services[name].detail if name in health.services else "" for name in health.failing}
 
 
 def stop_agent(home: Path, *, limit_s: float = _STOP_S) -> int | None:

@@ -17,6 +17,7 @@ from yarl import URL
 
 from edgecdn.cache.catalog import Catalog
 from edgecdn.cache.health import oddities
+from edgecdn.errors import NoSpace
 from edgecdn.settings import Settings
 from edgecdn.sources.faults import SourceFault
 from edgecdn.sources.http import ByteClient
@@ -35,8 +36,9 @@ _ANSWER_S = 8.0
 
 def check_up(settings: Settings) -> Iterator[Check]:
     """Every check, in the order they are shown; each is made when it is asked for."""
-    for what, folder in (("cache.dir", settings.cache_dir), ("home", settings.home)):
-        yield from _disk(what, folder)
+    yield from _disk("cache.dir", settings.cache_dir)
+    yield from _same_disk(settings) or _disk("home", settings.home)
+    home_fault = _home_fault(settings.home)
     for folder in settings.local_folders:
         if not folder.is_dir():
             remedy = "Mount or make it, or take it out: `edgecdn config set local.folders DIR ...`."
@@ -44,18 +46,42 @@ def check_up(settings: Settings) -> Iterator[Check]:
     heard = [] if settings.offline else asyncio.run(_hear_all(settings))
     yield from diagnosis.endpoints(heard, offline=os.environ.get("HF_HUB_OFFLINE", ""))
     yield diagnosis.clock(heard[0] if heard else None)
-    yield from check_lab(settings)
+    yield from check_lab(settings, home_fault)
     yield diagnosis.token(
         present=user_token() is not None, owner=token_owner(settings.hub_endpoints, settings.hub_token_for)
     )
     yield from diagnosis.cache(list(oddities(settings.cache_dir)))
     yield _quarantine(settings.home / "quarantine")
-    yield _catalog(settings.home)
+    yield _catalog(settings.home, home_fault)
     yield _versions()
 
 
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _same_disk(settings: Settings) -> list[Check]:
+    """That the home shares the cache's full disk: said once, not twice; else nothing."""
+    cache, home = _there(settings.cache_dir), _there(settings.home)
+    if cache.stat().st_dev != home.stat().st_dev or not diagnosis.is_full(shutil.disk_usage(home).free):
+        return []
+    remedy = "The same remedy; or put the home on another disk: EDGECDN_HOME=DIR."
+    shared = Check("home space", State.FAIL, f"on the same full disk ({settings.home})", remedy, NoSpace.exit_code)
+    may_write = os.access(home, os.W_OK | os.X_OK)
+    return [shared, diagnosis.writable("home", settings.home, is_folder=home.is_dir(), may_write=may_write)]
+
+
+def _home_fault(home: Path) -> str:
+    """What keeps the home from being written, which explains much else; empty where nothing does."""
+    there = _there(home)
+    if diagnosis.is_full(shutil.disk_usage(there).free):
+        return "the disk of the home is full"
+    return "" if os.access(there, os.W_OK | os.X_OK) else "the home cannot be written"
+
+
 def _disk(what: str, folder: Path) -> Iterator[Check]:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = _there(folder)
     usage = shutil.disk_usage(there)
     seen = os.statvfs(there)
     yield diagnosis.space(what, folder, usage.free, usage.total)
@@ -108,13 +134,13 @@ def _quarantine(folder: Path) -> Check:
     return Check("quarantine", State.WARN, f"{count}, {sum(sizes) / 1e6:.1f} MB in {folder}", remedy)
 
 
-def _catalog(home: Path) -> Check:
+def _catalog(home: Path, home_fault: str) -> Check:
     catalog = Catalog(home)
     if not catalog.path.exists():
         return Check("catalog", State.OK, "not begun yet")
     said = catalog.check()
     catalog.close()
-    return diagnosis.catalog(said, rebuilt=catalog.rebuilt)
+    return diagnosis.catalog(said, rebuilt=catalog.rebuilt, home_fault=home_fault)
 
 
 def _versions() -> Check:

@@ -21,6 +21,7 @@ __all__ = [
     "endpoints",
     "exit_code",
     "inodes",
+    "is_full",
     "space",
     "token",
     "versions",
@@ -36,6 +37,8 @@ _WARN_FREE_BYTES = 10_000_000_000
 _FEW_INODES = 1000
 _CLOCK_S = 300.0
 """Signed storage addresses are refused by clocks further off than about this (5 min)."""
+
+_FIRST = "Remedy that first (see above)."
 
 _NAMED = 3
 """Most examples named for one kind of oddity."""
@@ -80,11 +83,17 @@ def exit_code(checks: Sequence[Check]) -> int:
     return next((code for code in _GRAVEST if code in failed), 0)
 
 
+def is_full(free: int) -> bool:
+    """Whether no fetch begins for want of space."""
+    return free < _FAIL_FREE_BYTES
+
+
 def space(what: str, folder: Path, free: int, total: int) -> Check:
     """Free bytes on the disk of a folder."""
     detail = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free for {folder}"
-    remedy = "Free some (`edgecdn gc`, `edgecdn ls`, `edgecdn rm`), or move it: `edgecdn config set cache.dir DIR`."
-    if free < _FAIL_FREE_BYTES:
+    move = "`edgecdn config set cache.dir DIR`" if what == "cache.dir" else "EDGECDN_HOME=DIR"
+    remedy = f"Free some (`edgecdn gc`, `edgecdn ls`, `edgecdn rm`), or move it: {move}."
+    if is_full(free):
         return Check(f"{what} space", State.FAIL, detail, remedy, NoSpace.exit_code)
     if what == "cache.dir" and free < _WARN_FREE_BYTES:
         return Check(f"{what} space", State.WARN, detail, remedy)
@@ -177,13 +186,18 @@ def cache(found: Sequence[Oddity]) -> Iterator[Check]:
         yield Check(f"cache {kind}", state, f"{count} {meaning}{weight}: {named}", remedy, CacheRefused.exit_code)
 
 
-def catalog(said: str, *, rebuilt: bool) -> Check:
-    """SQLite's word on the catalog; it is derived, so a broken one costs hashing and what `rm` may remove."""
+def catalog(said: str, *, rebuilt: bool, home_fault: str = "") -> Check:
+    """SQLite's word on the catalog; it is derived, so a broken one costs hashing and what `rm` may remove.
+
+    `home_fault`: what keeps anybody from writing in the home; a catalog that cannot be looked at is then not broken.
+    """
     if rebuilt:
         remedy = "Nothing to do: it is begun anew. `edgecdn rm` keeps what was brought before."
         return Check("catalog", State.WARN, "was broken and is set aside as catalog.broken", remedy)
     if said == "ok":
         return Check("catalog", State.OK, "whole")
+    if home_fault:
+        return Check("catalog", State.WARN, f"cannot be looked at: {home_fault}", _FIRST)
     remedy = "Stop other edgecdn commands and move catalog.sqlite out of EDGECDN_HOME; it is rebuilt."
     return Check("catalog", State.FAIL, said, remedy, EdgecdnError.exit_code)
 

@@ -86,7 +86,8 @@ def remove_repo(
     """
     with open_repo(settings.cache_dir, repo) as store, partials_dir(settings, store) as state, job_lock(state) as held:
         if not held:
-            raise BadInput(f"{repo} is being fetched right now", hint="Wait for that, or stop it; then try again.")
+            stop = f"Ctrl-C where it runs; the agent's: `edgecdn cancel {repo}`"
+            raise BadInput(f"{repo} is being fetched right now", hint=f"Wait for that, or stop it ({stop}).")
         found = scan_repo(settings.cache_dir, repo)
         commits = matching_commits(found, revision)
         pins = read_pins(settings.home)

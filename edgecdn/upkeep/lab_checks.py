@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
+import msgspec
 import psutil
 
-from edgecdn.agent_link import AgentAddress, AgentLink, find_agent
+from edgecdn.agent_link import AgentAddress, AgentLink, find_agent, is_locked
 from edgecdn.control import HealthInfo, PeerInfo
 from edgecdn.errors import EdgecdnError
 from edgecdn.lan_wire import (
@@ -27,8 +28,10 @@ from edgecdn.lan_wire import (
     parse_hello,
 )
 from edgecdn.settings import Settings
+from edgecdn.upkeep.agent_process import failing_parts
 from edgecdn.upkeep.diagnosis import Check, State
 from edgecdn.upkeep.multicast import Heard, ask_multicast
+from edgecdn.upkeep.named_peers import check_named
 
 __all__ = ["check_lab"]
 
@@ -55,37 +58,46 @@ class _Tried:
     knows_us: bool | None = None
 
 
-def check_lab(settings: Settings) -> Iterator[Check]:
-    """Every check of the lab."""
+def check_lab(settings: Settings, home_fault: str = "") -> Iterator[Check]:
+    """Every check of the lab. `home_fault`: what keeps the home from being written, the agent's `run.json` too."""
     agent = find_agent(settings.home)
     known: tuple[PeerInfo, ...] = ()
-    if agent is None:
+    if agent is None and is_locked(settings.home):
+        why = home_fault or "it starts or stops right now, or failed to write it"
+        remedy = "Remedy that first (see above), then start it again." if home_fault else "Look again in a moment."
+        yield Check("agent", State.WARN, f"runs, but run.json does not tell where: {why}", remedy)
+    elif agent is None:
         told = "does not run: this machine is in the lab only while it fetches, and gives nothing to others"
         yield Check("agent", State.OK, f"{told} (`edgecdn agent start`)")
     else:
         try:
-            health, known = asyncio.run(_ask(agent))
+            health, known, agent = asyncio.run(_ask(agent))
         except EdgecdnError as error:
             yield Check("agent", State.WARN, error.message, error.remedy)
         else:
             yield _agent(agent, health)
-        yield from _ports(settings, agent)
+            yield from _ports(settings, agent)
     if settings.discovery_mdns:
         yield from _multicast(settings, agent, known)
     else:
         yield Check("multicast", State.OK, "discovery.mdns is off: peers are found by discovery.peers alone")
+    yield from check_named(settings.discovery_peers)
     if agent is not None:
         yield from _peers(asyncio.run(_try_all(agent, known)))
 
 
-async def _ask(agent: AgentAddress) -> tuple[HealthInfo, tuple[PeerInfo, ...]]:
+async def _ask(agent: AgentAddress) -> tuple[HealthInfo, tuple[PeerInfo, ...], AgentAddress]:
+    """How it is, whom it knows, and where it listens by its own word: `run.json` may be older, on a full disk."""
     async with AgentLink(agent) as link:
-        return await link.health(), await link.peers()
+        health, known, status = await link.health(), await link.peers(), await link.status()
+    listeners = agent.run.listeners | status.listeners
+    return health, known, replace(agent, run=msgspec.structs.replace(agent.run, listeners=listeners))
 
 
 def _agent(agent: AgentAddress, health: HealthInfo) -> Check:
     if health.failing:
-        detail = f"runs (process {agent.run.pid}), but these parts of it are down: {', '.join(health.failing)}"
+        parts = [f"{name} ({why})" if why else name for name, why in failing_parts(health).items()]
+        detail = f"runs (process {agent.run.pid}), but these parts of it are down: {', '.join(parts)}"
         remedy = "Its log says why: agent.log of its home, or `journalctl --user -u edgecdn.service`."
         return Check("agent", State.WARN, detail, remedy)
     return Check("agent", State.OK, f"runs (process {agent.run.pid})" + ("" if health.ready else ", not ready yet"))
@@ -104,6 +116,8 @@ def _ports(settings: Settings, agent: AgentAddress) -> Iterator[Check]:
             yield Check(f"port {name}", State.WARN, what, remedy)
         elif listen.port and not real.endswith(f":{listen.port}"):
             remedy = "Peers are told the real port. A firewall must let that one in; or free the other and start again."
+            if name == "local":
+                remedy = "Nothing to do for commands: they are told the real one. Scrapers of /metrics have to be."
             yield Check(
                 f"port {name}",
                 State.WARN,

@@ -18,8 +18,6 @@ from edgecdn.shortnames import nearest
 __all__ = ["find_setting", "set_value", "unset_value", "with_value", "without_value"]
 
 _ALIASES = "aliases"
-_SEVERAL = frozenset({"hub.endpoints", "local.folders", _ALIASES})
-"""Settings that take more than one value."""
 
 
 def find_setting(name: str) -> Setting:
@@ -38,7 +36,7 @@ def set_value(home: Path, name: str, values: Sequence[str]) -> None:
     """Write a setting; raises BadInput for a wrong value, SettingsInvalid when the file is no TOML."""
     setting = find_setting(name)
     text = _read(home)
-    if len(values) > 1 and setting.name not in _SEVERAL:
+    if len(values) > 1 and not setting.takes_several:
         raise BadInput(f"{name} takes one value, not {len(values)}", hint=_tells(name))
     try:
         written = with_value(text, name, values)

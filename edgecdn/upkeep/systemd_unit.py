@@ -76,8 +76,9 @@ def install_unit(path: Path, text: str, *, start: bool, force: bool = False) -> 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    _run(systemctl, "daemon-reload", path=path)
-    _run(systemctl, "enable", *(["--now"] if start else []), UNIT, path=path)
+    later = f"The unit is {path}. In a session with a user manager: systemctl --user enable --now {UNIT}. {_NO_SYSTEMD}"
+    _run(systemctl, "daemon-reload", hint=later)
+    _run(systemctl, "enable", *(["--now"] if start else []), UNIT, hint=later)
     return kept
 
 
@@ -87,10 +88,11 @@ def remove_unit(path: Path, *, force: bool = False) -> bool:
         return False
     if _is_changed(path) and not force:
         raise BadInput(f"{path} was changed by somebody", hint="Add --force to remove it all the same.")
-    systemctl = _systemctl()
-    _run(systemctl, "disable", "--now", UNIT, path=path)
+    by_hand = f"Run it again in a session with a user manager; or by hand: `edgecdn agent stop`, then rm {path}."
+    systemctl = _systemctl(by_hand)
+    _run(systemctl, "disable", "--now", UNIT, hint=by_hand)
     path.unlink()
-    _run(systemctl, "daemon-reload", path=path)
+    _run(systemctl, "daemon-reload", hint=by_hand)
     return True
 
 
@@ -119,14 +121,14 @@ def _quoted(part: str) -> str:
     return '"' + part.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("\n", "\\n") + '"'
 
 
-def _systemctl() -> str:
+def _systemctl(hint: str = _NO_SYSTEMD) -> str:
     found = shutil.which("systemctl")
     if found is None:
-        raise SystemFailed("there is no systemctl on this machine", hint=_NO_SYSTEMD)
+        raise SystemFailed("there is no systemctl on this machine", hint=hint)
     return found
 
 
-def _run(systemctl: str, *arguments: str, path: Path) -> None:
+def _run(systemctl: str, *arguments: str, hint: str) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - found on the user's own PATH
             [systemctl, "--user", *arguments],
@@ -138,11 +140,7 @@ def _run(systemctl: str, *arguments: str, path: Path) -> None:
             env=dict(os.environ),
         )
     except subprocess.TimeoutExpired as error:
-        raise SystemFailed(f"systemctl --user {arguments[0]} does not end", hint=_NO_SYSTEMD) from error
+        raise SystemFailed(f"systemctl --user {arguments[0]} does not end", hint=hint) from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").splitlines()[0]
-        raise SystemFailed(
-            f"systemctl --user {arguments[0]}: {said}",
-            hint=f"The unit is {path}. In a session with a user manager: systemctl --user enable --now {UNIT}. "
-            + _NO_SYSTEMD,
-        )
+        raise SystemFailed(f"systemctl --user {arguments[0]}: {said}", hint=hint)

@@ -219,6 +219,8 @@ class AgentLab:
     def __init__(self, base: Path, hubs: tuple[TestHub | str, ...], settings: dict[str, str]) -> None:
         self.base, self.hubs, self.settings = base, hubs, settings
         self.agents: list[Agent] = []
+        self.others: list[str] = []
+        """Addresses of peers that are none of ours, told to all that start from now on."""
 
     def machine(self, name: str, *hubs: TestHub | str, **settings: str) -> Agent:
         """A machine whose agent does not run yet. `hubs`: others than the lab's."""
@@ -233,10 +235,9 @@ class AgentLab:
         return made
 
     async def start(self, agent: Agent, *, crash: str = "", **settings: str) -> None:
-        """Start (again) the agent of a machine, told of all that run."""
-        await agent.start_agent(
-            peers=tuple(a.lan for a in self.agents if a is not agent and a.running), crash=crash, **settings
-        )
+        """Start (again) the agent of a machine, told of all that run, and of `others`."""
+        running = [a.lan for a in self.agents if a is not agent and a.running]
+        await agent.start_agent(peers=(*running, *self.others), crash=crash, **settings)
 
     async def close(self) -> None:
         """End all of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from edgecdn.piecetree import PieceTree
 from edgecdn_agent.swarm.session import Swarm
 from tests.agent.speaking_peer import SpeakingPeer
 
-__all__ = ["HandMade", "hand_made", "lying_swarm"]
+__all__ = ["HandMade", "hand_made", "lying_swarm", "pretended_taker"]
 
 _OVER_LOOPBACK = [("127.0.0.0", "127.255.255.255")]
 
@@ -27,6 +28,7 @@ class HandMade(SpeakingPeer):
 
     states: dict[Digest, BlobState] = field(default_factory=dict)
     trees: dict[Digest, bytes] = field(default_factory=dict)
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
     have_answer: bytes | None = None
     """Sent instead of the states."""
     endless_trees: bool = False
@@ -37,6 +39,7 @@ class HandMade(SpeakingPeer):
         """What it answers beside the event stream."""
         app.router.add_post(f"{BASE_PATH}/have", self._have)
         app.router.add_get(f"{BASE_PATH}/trees/{{digest}}", self._tree)
+        app.router.add_get(f"{BASE_PATH}/blobs/{{digest}}", self._blob)
         app.router.add_post(f"{BASE_PATH}/rotten", self._rotten)
 
     async def _have(self, request: web.Request) -> web.Response:
@@ -58,6 +61,18 @@ class HandMade(SpeakingPeer):
         except ConnectionError:
             return response
 
+    async def _blob(self, request: web.Request) -> web.Response:
+        self.requests.append("blob")
+        digest = Digest.parse(request.match_info["digest"])
+        if digest not in self.blobs:
+            return web.Response(status=404)
+        data, asked = self.blobs[digest], request.http_range
+        start, stop, _ = asked.indices(len(data))
+        if asked.start is None:
+            return web.Response(body=data, headers={"ETag": f'"{digest.hex}"'})
+        about = {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}", "ETag": f'"{digest.hex}"'}
+        return web.Response(status=206, body=data[start:stop], headers=about)
+
     async def _rotten(self, request: web.Request) -> web.Response:
         self.requests.append("rotten")
         await request.read()
@@ -74,6 +89,21 @@ async def hand_made(**how: object) -> AsyncIterator[HandMade]:
     finally:
         peer.speaks.set()
         await peer.kill()
+
+
+@asynccontextmanager
+async def pretended_taker(told: list[str], digest: Digest, tree: PieceTree) -> AsyncIterator[HandMade]:
+    """It says that it takes a blob too, so that nobody who takes it is alone; its swarm port refuses all.
+
+    Its address is added to `told`, like `AgentLab.others`.
+    """
+    with socket.socket() as refuses:
+        refuses.bind(("127.0.0.1", 0))
+        fields = {"swarm_port": refuses.getsockname()[1]}
+        async with hand_made(id="d" * 32, name="taker too", beat_s=1.0, fields=fields) as peer:
+            peer.states = {digest: BlobState(tree.size, complete=False, root=tree.root.hex())}
+            told.append(peer.address)
+            yield peer
 
 
 @asynccontextmanager

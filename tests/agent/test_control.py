@@ -119,7 +119,7 @@ async def test_a_fetch_through_the_agent(stand: Stand, link: AgentLink) -> None:
     assert (status.peers, status.cache.repos, status.totals.in_by_source["lan"]) == (1, 3, 7)
     assert [(j.title, j.state) for j in status.jobs] == [("done-a", "done")]
     assert set(msgspec.to_builtins(status)) == {
-        "version", "agent_id", "uptime_s", "peers", "jobs", "cache", "totals", "listeners",
+        "version", "agent_id", "uptime_s", "peers", "jobs", "cache", "totals", "listeners", "name",
     }  # fmt: skip
     assert await link.peers() == (PEER,)
     top = await link.top()

@@ -98,7 +98,7 @@ def _is_over(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"lan_listen": "192.0.2.1:1"}, {"swarm_listen": "192.0.2.1:1"}, {"gateway_listen": "192.0.2.1:1"},
+    [{"lan_listen": "192.0.2.1:1"}, {"swarm_listen": "192.0.2.1:1"}, {"gateway_listen": "127.0.0.1:1"},
      {"lan_listen": "off", "swarm_listen": "off"}, {"TMPDIR": "/dev/null/none", "PYTHONDONTWRITEBYTECODE": "1"}],
     ids=",".join,
 )  # fmt: skip

@@ -133,7 +133,8 @@ async def test_41_an_agent_lost_during_a_job(tmp_path: Path, how: signal.Signals
         done = await one.finish(command)
         assert time.monotonic() - lost_at < 5
         assert done.code == 8
-        assert "it was lost during the fetch" in done.err
+        said = "it was stopped" if how is signal.SIGTERM else "it was lost"
+        assert f"{said} during the fetch" in done.err
         assert "goes on when the agent is back" in done.err
         assert await one.ended() == (0 if how is signal.SIGTERM else -how)
         one.check()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecdn.names import RepoId, RepoType
-from edgecdn_agent.holdings.shelf import Counts
+from edgecdn_agent.holdings.shelf import Counts, Holdings
 from tests.agent.cache_machine import DATA, PUBLIC, SECRET, CacheMachine, flip, git_sha1, sha256, tree_of, until
 
 
@@ -201,13 +201,66 @@ async def test_a_bit_that_flipped_under_an_unchanged_time_is_found(machine: Cach
     rotten = path.read_bytes()
     assert not await machine.holdings.recheck(digest)
     assert machine.holdings.get(digest) is None
-    assert not path.exists()
-    (kept,) = (machine.home / "quarantine").iterdir()
-    assert kept.read_bytes() == rotten
+    if brought:
+        assert not path.exists()
+        (kept,) = (machine.home / "quarantine").iterdir()
+        assert kept.read_bytes() == rotten
+    else:  # a file of the user is never moved
+        assert path.read_bytes() == rotten
+        assert not (machine.home / "quarantine").exists()
     for holdings in (machine.holdings, machine.restarted()):
         await holdings.rescan()
         assert holdings.get(digest) is None
     assert not await machine.holdings.recheck(digest)
+
+
+@pytest.mark.parametrize("rescanned", [True, False])
+@pytest.mark.parametrize("brought", [True, False])
+async def test_what_the_user_edited_is_never_moved(machine: CacheMachine, brought: bool, rescanned: bool) -> None:
+    """Not even where edgecdn brought what was there before."""
+    digest = machine.put(DATA, brought=brought)
+    await machine.holdings.rescan()
+    path = machine.path(PUBLIC, digest)
+    path.write_bytes(DATA[:-1] + b"!")
+    machine.holdings.withdraw(digest)
+    if rescanned:
+        await machine.holdings.rescan()
+    assert not await machine.holdings.recheck(digest)
+    assert machine.holdings.get(digest) is None
+    assert path.read_bytes() == DATA[:-1] + b"!"
+    assert not (machine.home / "quarantine").exists()
+
+
+async def test_an_edited_file_of_the_same_name_in_another_repo_stays(machine: CacheMachine) -> None:
+    digest = machine.put(DATA, brought=True)
+    machine.put(b"edited", SECRET, digest=digest, verified=False)
+    await machine.holdings.rescan()
+    flip(machine.path(PUBLIC, digest), 300_000)
+    machine.holdings.withdraw(digest)
+    assert not await machine.holdings.recheck(digest)
+    assert not machine.path(PUBLIC, digest).exists()
+    assert machine.path(SECRET, digest).read_bytes() == b"edited"
+    assert [holding.repo for holding in machine.holdings.table.pending()] == [SECRET]
+
+
+async def test_trees_of_what_is_gone_are_forgotten_after_a_while(machine: CacheMachine, tmp_path: Path) -> None:
+    now = [0.0]
+    holdings = Holdings(machine.settings, machine.catalog, lambda _: True, lambda: now[0])
+    gone, kept, elsewhere = machine.put(DATA), machine.put(b"kept"), sha256(b"elsewhere")
+    for digest, data in ((gone, DATA), (kept, b"kept"), (elsewhere, b"elsewhere")):
+        machine.catalog.set_tree(digest, tree_of(data))
+    other = tmp_path / "other cache"
+    other.write_bytes(b"elsewhere")
+    machine.catalog.set_verified(other, elsewhere, other.stat())
+    machine.path(PUBLIC, gone).unlink()
+    for at_s, known in ((0.0, 3), (200.0, 3), (300.0, 2)):
+        now[0] = at_s
+        await holdings.rescan()
+        assert len(machine.catalog.tree_digests()) == known
+    assert machine.catalog.tree(gone) is None
+    machine.put(DATA)
+    await holdings.rescan()
+    assert [holding.digest for holding in holdings.table.pending()] == [gone]
 
 
 async def test_a_right_copy_stays_when_another_rotted(machine: CacheMachine) -> None:

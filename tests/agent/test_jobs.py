@@ -194,6 +194,24 @@ async def test_a_waiting_job_looks_again_when_there_is_somebody_new(tmp_path: Pa
         await until(lambda: jobs.infos()[0].state == "done")
 
 
+async def test_many_that_come_make_a_waiting_job_look_seldom_and_none_is_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    JobStore(tmp_path).save([StoredJob("ab", FetchRequest("down-a"))], 1)
+    runner = ScriptedRunner(tmp_path)
+    jobs = Jobs(runner, JobStore(tmp_path), Traffic(), retry_s=(60.0, 60.0), look_s=0.5)
+    async with serving(jobs):
+        await until(lambda: jobs.infos()[0].state == "waiting")
+        jobs.look_again()
+        await until(lambda: caplog.text.count("job waits for a source") == 2)
+        for _ in range(20):
+            jobs.look_again()
+            await asyncio.sleep(0.005)
+        assert caplog.text.count("job waits for a source") == 2
+        runner.release()  # the last of them could give it
+        await until(lambda: jobs.infos()[0].state == "done")
+
+
 async def test_errors_end_the_job_and_are_kept_for_status(tmp_path: Path) -> None:
     jobs, _ = made(tmp_path)
     async with serving(jobs):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from edgecdn.digest import Digest, DigestKind
-from edgecdn.lan_wire import encode_have_query
+from edgecdn.lan_wire import encode_have_query, parse_have_answer
 from edgecdn.pace import Pace
 from edgecdn_agent.lan.guard import Bucket, Guard, Limits, Refused
 from edgecdn_agent.lan.rechecks import Rechecks
@@ -189,9 +189,96 @@ async def test_rechecks_are_one_a_minute_and_survive_a_failure() -> None:
         running = group.create_task(rechecks.run())
         for at_s in (0.0, 30.0, 59.0, 61.0, 62.0):
             now[0] = at_s
-            rechecks.ask(digest)
+            rechecks.given("10.0.0.1", digest)
+            rechecks.ask("10.0.0.1", digest)
         while len(checked) < 2:
             done.clear()
             await done.wait()
         running.cancel()
     assert checked == [digest, digest]
+
+
+async def test_a_recheck_is_for_who_was_given_the_blob_lately() -> None:
+    now = [0.0]
+    checked: list[Digest] = []
+    done = asyncio.Event()
+
+    async def recheck(digest: Digest) -> bool:
+        checked.append(digest)
+        done.set()
+        return True
+
+    rechecks = Rechecks(recheck, 60.0, lambda: now[0])
+    first, second, last = (Digest.of(DigestKind.SHA256, text) for text in (b"1", b"2", b"3"))
+    rechecks.ask("10.0.0.1", first)
+    rechecks.given("10.0.0.1", first)
+    rechecks.ask("10.0.0.2", first)
+    now[0] = 601.0
+    rechecks.ask("10.0.0.1", first)
+    for digest in (first, second, last):
+        rechecks.given("10.0.0.1", digest)
+    rechecks.ask("10.0.0.1", second)
+    rechecks.ask("10.0.0.1", last)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        running = group.create_task(rechecks.run())
+        await done.wait()
+        running.cancel()
+    assert checked == [second]
+
+
+def test_one_address_has_a_quarter_of_what_is_sent() -> None:
+    guard = Guard(Limits(sends_in_all=8), lambda: 0.0)
+    with ExitStack() as stack:
+        for host in ("10.0.0.1", "::ffff:10.0.0.1", "fd00::1", "fd00::2", "fd00:0:0:1::1", "127.0.0.1"):
+            stack.enter_context(guard.send(host))
+        for host in ("10.0.0.1", "fd00::3"):
+            with pytest.raises(Refused), guard.send(host):
+                pass
+        for host in ("127.0.0.1", "::1"):
+            stack.enter_context(guard.send(host))
+        with pytest.raises(Refused), guard.send("10.0.0.2"):
+            pass
+    for host in ("10.0.0.1", "fd00::3"):
+        with guard.send(host):
+            pass
+    assert not guard._sends
+
+
+def test_listings_and_small_files_have_a_limit() -> None:
+    guard = Guard(Limits(inline_bytes=100), lambda: 0.0)
+    with ExitStack() as stack:
+        for host in ("10.0.0.1", "10.0.0.1", "10.0.0.2"):
+            stack.enter_context(guard.manifest(host))
+        with pytest.raises(Refused), guard.manifest("10.0.0.1"):
+            pass
+    with guard.inline("10.0.0.1", 90):
+        assert (guard.inline_left("10.0.0.1"), guard.inline_left("10.0.0.2")) == (10, 100)
+    assert guard.inline_left("10.0.0.1") == 100
+
+
+async def test_small_files_that_do_not_fit_are_told_of_all_the_same(tmp_path: Path) -> None:
+    async with serving(tmp_path, Limits(inline_bytes=150)) as lab:
+        digests = [lab.shelf.add(bytes([n]) * 100) for n in range(2)]
+        for _ in range(2):
+            body = (await lab.ask("POST", "/have", data=encode_have_query(digests, inline=True)))[1]
+            told = parse_have_answer(body)
+            assert [told[digest].data is not None for digest in digests] == [True, False]
+
+
+async def test_listings_are_given_eight_at_a_time(tmp_path: Path) -> None:
+    at_once, most, tree = 0, 0, bytes(1 << 20)
+
+    async def manifest(_repo: object, _commit: object) -> bytes:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+        return tree
+
+    async with serving(tmp_path, manifest=manifest) as lab:
+        path = f"/manifests/model/a/b/{'c' * 40}"
+        answers = await asyncio.gather(*(lab.ask("GET", path) for _ in range(20)))
+        assert [(status, body == tree) for status, body, _ in answers] == [(200, True)] * 20
+        assert (await lab.ask("HEAD", path))[:2] == (200, b"")
+        assert most <= 8

@@ -137,9 +137,9 @@ def test_a_rate_in_bytes(text: str, link: int | None, expected: int | None) -> N
     [
         ("UPLOAD", "fast", "'fast' is not a rate (20MB/s, 100Mbit/s, 80% or off; at least 1 kB/s)"),
         ("UPLOAD", "101%", "'101%' is not a rate"),
-        ("UPLOAD", "0%", "'0%' is not a rate"),
+        ("UPLOAD", "0%", "'0%' is no rate: it is 'off' for no limit"),
         ("DOWNLOAD", "-1MB/s", "'-1MB/s' is not a rate"),
-        ("DOWNLOAD", "12", "'12' is not a rate"),
+        ("DOWNLOAD", "12", "'12' has no unit (did you mean 12MB/s or 12Mbit/s?)"),
         ("WAN", "5 B/s", "'5 B/s' is not a rate"),
         ("WAN", "1MB/h", "'1MB/h' is not a rate"),
         ("HOURS", "8-18", "'8-18' is not a part of the day (22:00-06:00)"),

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from edgecdn.lan_wire import Asker, encode_refusal
 from edgecdn.settings_values import Listen
 from edgecdn_agent.lab.candidates import MOST_CANDIDATES, MOST_UNPROVEN_EACH, Candidates, Timing
-from edgecdn_agent.lab.peers import PeerChanged, PeerEvent, PeerJoined, PeerLeft, Peers
+from edgecdn_agent.lab.peers import Peer, PeerChanged, PeerEvent, PeerJoined, PeerLeft, Peers
 from edgecdn_agent.lab.reach import Reach
 from tests.agent.speaking_peer import SpeakingPeer, speaking, until
 from tests.agent.test_addresses import LO, interface
@@ -161,6 +162,17 @@ async def test_equal_names_are_told_apart() -> None:
         assert [p.name for p in peers.all()] == ["bench-2-cccc", "bench-2-dddd"]
 
 
+async def test_a_name_is_nobody_elses_even_when_the_longer_one_is_taken() -> None:
+    names = {"c" * 32: "bench-2", "d" * 32: "bench-2-bbbb", "e" * 32: "bench-2-" + "b" * 8, "b" * 32: "bench-2"}
+    async with AsyncExitStack() as stack:
+        peers = await stack.enter_async_context(registry())
+        for id_, name in names.items():
+            peer = await stack.enter_async_context(speaking(id=id_, name=name))
+            peers.suggest("127.0.0.1", peer.port)
+            await until(partial(peers.get, id_))
+        assert {p.id: p.name for p in peers.all()} == {**names, "b" * 32: "bench-2-" + "b" * 12}
+
+
 async def test_two_clocks() -> None:
     async with speaking(fields={"time": time.time() - 3.15e8}) as peer, registry() as peers:
         peers.suggest("127.0.0.1", peer.port)
@@ -293,6 +305,19 @@ async def test_row_45_a_flood_of_hints_stays_small() -> None:
         assert [p.id for p in peers.all()] == [peer.id]
 
 
+async def test_row_45_a_peer_that_announces_100_000_others_fills_its_quota_and_no_more() -> None:
+    async with speaking() as peer, registry(Timing()) as peers:
+        peers.suggest("127.0.0.1", peer.port)
+        await until(lambda: peer.lines and peers.all())
+        for start in range(0, 100_000, 64):
+            peer.say(peers=[f"127.{n >> 16}.{n >> 8 & 255}.{n & 255}:9" for n in range(start, start + 64)])
+        await until(lambda: PeerLeft in peers.kinds())
+        assert isinstance(peers.events[-1], PeerLeft)
+        assert peers.events[-1].reason == "it talks too much"
+        assert len(peers._candidates) <= MOST_UNPROVEN_EACH + 1
+        assert len(asyncio.all_tasks()) < MOST_UNPROVEN_EACH + 50
+
+
 def test_row_45_one_teller_does_not_fill_the_table() -> None:
     now_s = 0.0
     table = Candidates(Timing(), lambda: now_s)
@@ -370,6 +395,59 @@ async def test_a_banned_peer_is_let_go_and_not_met_again() -> None:
             await asyncio.sleep(0.005)
         assert len(peer.asked) == 2
         assert peers.kinds() == [PeerJoined, PeerLeft]
+
+
+async def test_a_new_id_at_the_same_place_is_banned_too() -> None:
+    async with speaking() as liar, speaking(id="c" * 32) as other, registry() as peers:
+        for peer in (liar, other):
+            peers.suggest("127.0.0.1", peer.port)
+        await until(lambda: len(peers.all()) == 2)
+        peers.ban(liar.id, "gave wrong bytes")
+        await until(lambda: len(peers.all()) == 1)
+        asked = len(liar.asked)
+        liar.id = "d" * 32
+        peers._candidates.forget(next(c for c in peers._candidates if c.port == liar.port))
+        peers.suggest("127.0.0.1", liar.port)
+        await until(lambda: len(liar.asked) > asked)
+        await asyncio.sleep(0.05)
+        assert [p.id for p in peers.all()] == [other.id]  # on loopback others are others
+
+
+async def test_an_honest_agent_is_not_banned_for_a_liar_that_used_its_id() -> None:
+    async with speaking() as liar, speaking(host="127.0.0.2") as honest, registry() as peers:
+        peers.suggest("127.0.0.1", liar.port)
+        await until(peers.all)
+        (met,) = peers.all()
+        peers.suggest("127.0.0.2", honest.port)
+        await until(lambda: len(peers.all()[0].addresses) == 2)
+        await liar.kill()  # before it is found out
+        await until(lambda: [p.host for p in peers.all()] == ["127.0.0.2"])
+        peers.ban(met, "gave wrong bytes")
+        assert peers.is_banned(met)
+        assert not peers.is_banned(peers.all()[0])
+        assert peers.kinds() == [PeerJoined, PeerLeft, PeerJoined]
+
+
+async def test_one_that_left_is_banned_where_it_was() -> None:
+    async with speaking() as liar, registry() as peers:
+        peers.suggest("127.0.0.1", liar.port)
+        await until(peers.all)
+        (met,) = peers.all()
+        await liar.kill()
+        await until(lambda: not peers.all())
+        peers.ban(liar.id, "gave wrong bytes")
+        peers.ban("f" * 32, "never met")
+        await liar.start()
+        assert peers.is_banned(met)
+
+
+def test_ids_on_one_machine_are_one_machine() -> None:
+    def at(id_: str, host: str, port: int) -> Peer:
+        return Peer(id_, id_, "1", host, port, 0, (host,), 0.0, 0.0)
+
+    assert Peers.hosts(at(f"{n:032x}", "10.0.0.9", 1000 + n) for n in range(50)) == 1
+    assert Peers.hosts([at("a", "10.0.0.9", 1), at("b", "10.0.0.8", 1), at("c", "fe80::1%eth0", 1)]) == 3
+    assert [at("a", "127.0.0.1", 1).machine, at("a", "::1", 2).machine] == ["127.0.0.1:1", "[::1]:2"]
 
 
 async def test_a_ban_ends() -> None:

@@ -147,7 +147,7 @@ async def test_30_what_is_deleted_while_it_is_taken_is_withdrawn(tmp_path: Path)
 
 async def test_41_a_rotten_copy_is_withdrawn_hashed_again_and_set_aside(tmp_path: Path) -> None:
     async with seeding_place(tmp_path) as place:
-        digest = await place.put()
+        digest = await place.put(brought=True)
         path = place.machine.path(PUBLIC, digest)
         flip(path, PIECE + 1)
         rotten = path.read_bytes()
@@ -191,6 +191,25 @@ async def test_a_seed_in_use_is_not_unloaded(tmp_path: Path) -> None:
         place.machine.holdings.touch()
         await until(lambda: place.seeding._loaded[digest].used_at == place.now_s)
         assert place.swarm.torrents == 1
+
+
+async def test_45_the_longest_unused_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that somebody takes stays, however long ago it was asked for."""
+    monkeypatch.setattr(seeding_module, "_MOST_LOADED", 2)
+    async with seeding_place(tmp_path) as place:
+        place.swarm.set_limits(100_000, None)
+        taken, idle, last = [await place.put(data) for data in (DATA, DATA + b"1", DATA + b"2")]
+        assert await place.seeding.ensure(taken)
+        download = place.take(taken)
+        await until(download.traffic)
+        place.machine.holdings.touch()
+        await until(lambda: place.seeding._loaded[taken].is_taken)
+        place.now_s += 1
+        assert await place.seeding.ensure(idle)
+        place.now_s += 1
+        assert await place.seeding.ensure(last)
+        assert set(place.seeding._loaded) == {taken, last}
+        assert place.swarm.torrents == 2
 
 
 async def test_ending_unloads_all(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_what_a_running_agent_shows(home: Path, edgecdn: Command) -> None:
     with agent_process(home) as (process, _):
         status = edgecdn("status", "--json")
         assert status.code == 0
-        assert set(status.json) == {"version", "agent_id", "uptime_s", "peers", "jobs", "cache", "totals", "listeners"}
+        shown = {"version", "agent_id", "uptime_s", "peers", "jobs", "cache", "totals", "listeners", "name"}
+        assert set(status.json) == shown
+        assert "agent desk-1 (" in edgecdn("status").out
         assert status.json["cache"] == {"repos": 3, "bytes": 5}
         assert set(status.json["totals"]) == {"in_by_source", "out_lan"}
         assert "3 repos" in edgecdn("agent", "status").out
@@ -121,7 +123,7 @@ def test_top_ends_with_8_when_the_agent_does(home: Path) -> None:
 def test_start_and_stop(home: Path, edgecdn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     address, failing = start_agent(home, COMMAND)
-    assert failing == ()
+    assert failing == {}
     try:
         assert agent_pid(home) == address.run.pid
         assert find_agent(home) == address
@@ -270,6 +272,18 @@ def test_without_a_user_manager_it_says_what_to_do(
     assert done.code == 1
     assert "Failed to connect to bus" in done.err
     assert "systemctl --user enable --now" in done.err
+
+
+def test_uninstall_without_a_user_manager_says_how_to_do_it_by_hand(
+    home: Path, edgecdn: Command, systemctl: Path, tmp_path: Path
+) -> None:
+    unit = Path(edgecdn("agent", "install").out.strip())
+    (tmp_path / "broken").touch()
+    done = edgecdn("agent", "uninstall")
+    assert done.code == 1
+    assert f"rm {unit}" in done.err
+    assert "enable" not in done.err
+    assert unit.exists()
 
 
 def test_install_beside_a_running_agent_starts_no_second(home: Path, edgecdn: Command, systemctl: Path) -> None:

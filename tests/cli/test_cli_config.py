@@ -46,6 +46,31 @@ def test_set_keeps_comments_and_unset_goes_back(machine: Machine) -> None:
     assert not list(machine.home.glob("*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("share.deny", ["a/b", "c/d"]),
+        ("share.allow", ["lab/*", "datasets/lab/*"]),
+        ("lan.allow", ["10.0.0.0/8", "192.168.1.0/24"]),
+        ("discovery.peers", ["10.0.0.1:8378", "desk-2:9"]),
+    ],
+)
+def test_every_list_takes_several_values(machine: Machine, name: str, values: list[str]) -> None:
+    done = machine("config", "set", name, *values)
+    assert done.code == 0, done.err
+    head, _, last = name.partition(".")
+    assert _file(machine)[head] == {last: values}
+    assert machine("config", "show", name, "--json").json["value"] == values
+
+
+def test_a_full_or_read_only_home_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECDN_HOME", "/proc/edgecdn")  # nobody, root neither, makes a folder there
+    for command in (("config", "set", "fetch.connections", "4"), ("agent", "start")):
+        done = machine(*command)
+        assert done.code in (1, 7)
+        assert "/proc/edgecdn" in done.err
+
+
 def test_aliases(machine: Machine) -> None:
     assert machine("config", "set", "aliases.Mine", "org/tiny").code == 0
     assert machine("config", "set", "aliases.mine2.5", "datasets/org/other").code == 0
@@ -68,6 +93,13 @@ def test_aliases(machine: Machine) -> None:
         ("aliases.x", "no-owner"),
         ("aliases.x", "a/b", "c/d"),
         ("hub", "x"),
+        ("limits.upload", "0"),
+        ("limits.upload", ""),
+        ("limits.wan", "50"),
+        ("gateway.listen", "0.0.0.0:8377"),
+        ("gateway.listen", "off"),
+        ("share.deny", "lab"),
+        ("share.deny", "a/b", "datasets"),
     ],
 )
 def test_wrong_values_are_not_written(machine: Machine, arguments: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from edgecdn.spans import Span
 from edgecdn_agent.lan.guard import Limits
 from tests.agent.lan_lab import serving, tree_of
 
-PIECE = 256 << 10
+PIECE = 64 << 10
 DATA = os.urandom(PIECE) * 3 + b"the end"
 DIGEST = Digest.of(DigestKind.SHA256, DATA)
 TREE = tree_of(DATA)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 from tests.lab.fetching import asked, filled, met
 from tests.lab.links import Rate
@@ -41,24 +42,26 @@ async def test_43_swarm_ports_that_are_closed_silent_or_fall_silent(world: World
     # The agent's own is on loopback, so what others reach at that port is nothing, or the proxy.
     names = ("closed", "silent", "stops")
     holders = [world.machine(name, 200, swarm_listen="127.0.0.1:8379") for name in names]
-    taker = world.machine("taker")
+    takers = [world.machine("taker"), world.machine("other")]  # two: who takes alone does not use the swarm
     for machine in holders[1:]:
         await world.proxy(machine, 8379, ("127.0.0.1", 8379))
     world.proxies[0].set(silent_after=0)
     world.proxies[1].set(silent_after=3 * MIB)
     models = ("org/one", "org/two", "org/three")
-    await asyncio.gather(*map(filled, holders, models), taker.start_agent())
-    await met(*holders, taker)
+    await asyncio.gather(*map(filled, holders, models), *(taker.start_agent() for taker in takers))
+    await met(*holders, *takers)
     hub.reset_stats()
     began = time.monotonic()
-    async with asked(taker, models[0]) as one, asked(taker, models[1]) as two, asked(taker, models[2]) as three:
-        jobs = (one, two, three)
+    async with AsyncExitStack() as stack:
+        jobs = [await stack.enter_async_context(asked(taker, model)) for model in models for taker in takers]
         results = await asyncio.gather(*(job.done(REPLACED_S) for job in jobs))
     assert time.monotonic() - began <= REPLACED_S
     assert all(proxy.connections for proxy in world.proxies)
-    for job, result, name in zip(jobs, results, names, strict=True):
+    for job, result in zip(jobs, results, strict=True):
         assert result["bytes_by_source"]["origin"] == 0
-        assert job.by_source[f"peer {name}"] >= 10 * MIB
-        assert job.longest_silence_s(began) <= 10, name
-    assert three.by_source[SWARM] > 0, "it fell silent before it gave anything"
+        assert result["bytes_by_source"]["lan"] >= 20 * MIB
+        assert job.longest_silence_s(began) <= 10, result["repo"]
+    for number, name in enumerate(names):
+        assert sum(job.by_source[f"peer {name}"] for job in jobs[2 * number : 2 * number + 2]) >= 10 * MIB
+    assert sum(job.by_source[SWARM] for job in jobs[4:]) > 0, "it fell silent before it gave anything"
     assert hub.stats()["total"] <= METADATA_BYTES

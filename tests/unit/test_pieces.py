@@ -113,7 +113,7 @@ class _Partial:
 
 
 @given(st.data())
-def test_only_right_pieces_are_told_and_the_rest_is_forgotten(data: st.DataObject) -> None:
+def test_right_pieces_are_told_and_parts_of_pieces_forgotten(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 4 * PIECE))
     true = bytes(range(251)) * (size // 251 + 1)
     true = true[:size]
@@ -126,6 +126,7 @@ def test_only_right_pieces_are_told_and_the_rest_is_forgotten(data: st.DataObjec
         partial.data[at] ^= 1
     tree = tree_of(true)
     told = asyncio.run(check_earlier(partial.cargo(), tree))
+    assert told is not None, "at most three pieces are wrong"
     assert len(told) == tree.pieces
     for index, is_there in enumerate(told):
         start, stop = index * PIECE, min((index + 1) * PIECE, size)
@@ -135,6 +136,16 @@ def test_only_right_pieces_are_told_and_the_rest_is_forgotten(data: st.DataObjec
     left = {index for index, is_there in enumerate(told) if is_there}
     assert pieces_within(partial.spans(), size) == sorted(left)
     assert all(span.start // PIECE in left for span in partial.spans()), "no unit is kept of a piece that is not told"
+
+
+def test_a_tree_that_most_of_what_is_here_contradicts_is_not_used() -> None:
+    true = bytes(range(251)) * (10 * PIECE // 251 + 1)
+    true = true[: 10 * PIECE]
+    partial = _Partial(bytearray(true), true)
+    partial.have = set(range(-(-len(true) // partial.unit)))
+    before = set(partial.have)
+    assert asyncio.run(check_earlier(partial.cargo(), tree_of(bytes(10 * PIECE)))) is None
+    assert partial.have == before, "nor is it a reason to throw anything away"
 
 
 def test_nothing_there_is_nothing_read() -> None:

@@ -17,7 +17,23 @@ from edgecdn.manifest import MAX_FILE_BYTES
 from edgecdn.piecetree import HASH_BYTES, LEAF_BYTES, PieceTree, TreeBuilder, piece_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-SIZES = [1, 16383, 16384, 16385, 32769, 49153, 262143, 262144, 262145, 524289, 3 * MIB + 7, 9 * MIB]
+SIZES = [
+    1,
+    16383,
+    16384,
+    16385,
+    32769,
+    49153,
+    65535,
+    65536,
+    65537,
+    262143,
+    262144,
+    262145,
+    524289,
+    3 * MIB + 7,
+    9 * MIB,
+]
 
 
 def _data(size: int) -> bytes:
@@ -52,7 +68,7 @@ def test_the_same_as_libtorrent_makes(size: int, tmp_path: Path) -> None:
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_chunks_of_any_size_make_the_same_tree(draw: st.DataObject) -> None:
-    size = draw.draw(st.sampled_from([1, LEAF_BYTES, LEAF_BYTES + 1, 256 * KIB, 256 * KIB + 1, 700 * KIB + 3]))
+    size = draw.draw(st.sampled_from([1, LEAF_BYTES, LEAF_BYTES + 1, 64 * KIB, 64 * KIB + 1, 700 * KIB + 3]))
     data = memoryview(_data(size))
     builder, at = TreeBuilder(size), 0
     while at < size:
@@ -102,10 +118,10 @@ def test_parsed_from_what_others_say() -> None:
 
 
 def test_pieces_grow_with_the_blob() -> None:
-    assert {piece_bytes(size) for size in (1, 256 * KIB, MIB, 8 * GIB)} == {256 * KIB}
-    assert piece_bytes(8 * GIB + 1) == 512 * KIB
-    assert piece_bytes(16 * GIB) == 512 * KIB
-    assert piece_bytes(16 * GIB + 1) == MIB
+    assert {piece_bytes(size) for size in (1, 64 * KIB, 64 * KIB + 1, MIB, 2 * GIB)} == {64 * KIB}
+    assert piece_bytes(2 * GIB + 1) == 128 * KIB
+    assert piece_bytes(4 * GIB) == 128 * KIB
+    assert piece_bytes(4 * GIB + 1) == 256 * KIB
     assert piece_bytes(MAX_FILE_BYTES) == 512 * MIB
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,7 +16,7 @@ from edgecdn import resolve
 from edgecdn.cache.provisional import Provisional
 from edgecdn.cache.store import open_repo
 from edgecdn.digest import Digest, DigestKind
-from edgecdn.errors import Unreachable
+from edgecdn.errors import RepoMissing, Unreachable
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.names import CommitId, ModelRef, RepoId, RepoType, Revision
 from edgecdn.repopath import RepoPath
@@ -164,6 +166,28 @@ async def test_a_branch_that_peers_moved_does_not_make_a_mirror_late(desk: Desk)
     resolver.hubs = [HubApi("http://127.0.0.1:9", None), *resolver.hubs]
     found = await resolver.resolve(NAME)
     assert (found.manifest.commit, found.ref) == (desk.true, MAIN)
+
+
+async def test_the_disk_is_never_read_on_the_loop(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the agent resolves, everything else waits for the loop."""
+    desk.keep(listing(desk.true), ref=True)
+    readers: dict[str, set[threading.Thread]] = {}
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            readers.setdefault(name, set()).add(threading.current_thread())
+            return real(*args, **named)
+
+        return call
+
+    for name in ("open_repo", "cached_repos", "find_repo", "Provisional"):
+        monkeypatch.setattr(resolve, name, noted(name, getattr(resolve, name)))
+    for typed in ("org/name", "name", f"org/name@{desk.true}"):
+        await desk.resolver().resolve(ModelRef.parse(typed))
+    with pytest.raises(RepoMissing):
+        await desk.resolver().resolve(ModelRef.parse("org/other"))
+    assert set(readers) == {"open_repo", "cached_repos", "find_repo", "Provisional"}
+    assert threading.current_thread() not in set().union(*readers.values())
 
 
 async def test_offline_no_hub_is_asked(desk: Desk) -> None:

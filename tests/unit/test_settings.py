@@ -18,7 +18,20 @@ from edgecdn.settings import (
     read_settings,
     settings_table,
 )
-from edgecdn.settings_values import aliases, count, duration_s, endpoint, endpoints, folder, items, modelscope
+from edgecdn.settings_values import (
+    aliases,
+    count,
+    duration_s,
+    endpoint,
+    endpoints,
+    folder,
+    hours,
+    items,
+    local_listen,
+    modelscope,
+    patterns,
+    rate,
+)
 
 
 def _load(home: Path, toml: str = "", **variables: str) -> Settings:
@@ -116,7 +129,9 @@ def test_misspelled_names_are_mistakes_and_those_of_later_parts_are_not(tmp_path
     said = caught.value.message
     assert "EDGECDN_HUB_ENDPOINT: there is no such setting; did you mean EDGECDN_HUB_ENDPOINTS?" in said
     assert "EDGECDN_ZZZ: there is no such setting." in said
-    _load(tmp_path, "[watch]\nx = 1\n[webhook.y]\nz = 2\n", EDGECDN_WATCH_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1")
+    _load(
+        tmp_path, "[watch]\nx = 1\n[webhook.y]\nz = 2\n", EDGECDN_WATCH_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1"
+    )
 
 
 def test_home_is_absolute() -> None:
@@ -171,3 +186,62 @@ def test_no_counts(value: object) -> None:
 def test_no_aliases(value: object) -> None:
     with pytest.raises(BadInput):
         aliases(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_s"),
+    [
+        ("20MB/s", 20_000_000), ("100Mbit/s", 12_500_000), ("100Mbit", 12_500_000), ("10 Mbps", 1_250_000),
+        ("10MBps", 10_000_000), ("8kbps", 1000), ("off", None), (False, None),
+    ],
+)  # fmt: skip
+def test_rates(text: object, bytes_s: int | None) -> None:
+    assert rate(text).bytes_s == bytes_s
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0", "share.deny '*'"), (0, "'off' for no limit"), ("", "'off' for no limit"), ("0 MB/s", "'off'"),
+        ("0%", "'off'"), ("50", "did you mean 50MB/s or 50Mbit/s?"), ("101%", "not a rate"), ("5 apples", "not a rate"),
+    ],
+)  # fmt: skip
+def test_no_rates(text: object, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        rate(text)
+    assert said in caught.value.message
+
+
+def test_hours_are_read_as_people_write_them() -> None:
+    assert hours("8:00 - 20:00") == hours("08:00-20:00")
+    assert str(hours("22:30-24:00")) == "22:30-00:00"
+    for wrong in ("8-20", "25:00-26:00", "8:0-9:00"):
+        with pytest.raises(BadInput):
+            hours(wrong)
+
+
+def test_the_local_listener_is_of_this_machine() -> None:
+    assert str(local_listen("8377")) == str(local_listen("127.0.0.1:8377"))
+    assert local_listen("[::1]:0").port == 0
+    for wrong in ("0.0.0.0:8377", "10.0.0.1:8377", "desk-1:8377", "off", ""):
+        with pytest.raises(BadInput):
+            local_listen(wrong)
+
+
+def test_patterns_name_an_owner_and_a_name() -> None:
+    assert patterns("*, lab/*, datasets/*, datasets/lab/x") == ("*", "lab/*", "datasets/*", "datasets/lab/x")
+    for wrong, meant in (
+        ("lab", "lab/*"),
+        ("lab/", "lab/*"),
+        ("datasets", "datasets/*"),
+        ("datasets/lab", "datasets/lab/*"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            patterns(wrong)
+        assert f"did you mean '{meant}'" in caught.value.message
+
+
+def test_lists_are_known_by_their_parsers() -> None:
+    assert {s.name for s in settings_table() if s.takes_several} == {
+        "hub.endpoints", "local.folders", "lan.allow", "discovery.peers", "share.allow", "share.deny", "aliases",
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler, Middleware
 from edgecdn.control import ErrorInfo, error_info
 from edgecdn.errors import AgentNotRunning, BadInput, EdgecdnError
 
-__all__ = ["is_loopback_host", "local_guard", "refusal"]
+__all__ = ["has_token", "is_loopback_host", "local_guard", "refusal"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,16 +45,20 @@ def refusal(status: int, info: ErrorInfo) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(info), content_type="application/json")
 
 
+def has_token(request: web.Request, token: str) -> bool:
+    """Whether a program of this user asks: it can read the token."""
+    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(given, f"Bearer {token}".encode())
+
+
 def local_guard(token: str) -> Middleware:
     """The middleware: 403 for web pages, 401 without the token, errors as messages."""
-    expected = f"Bearer {token}".encode()
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_local_program(request):
             return refusal(403, ErrorInfo("BadInput", "Only programs of this machine are answered here."))
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path not in _OPEN and not hmac.compare_digest(given, expected):
+        if request.path not in _OPEN and not has_token(request, token):
             told = refusal(401, ErrorInfo("AgentNotRunning", "The agent does not accept this token.", "Restart it."))
             told.headers["WWW-Authenticate"] = "Bearer"
             return told

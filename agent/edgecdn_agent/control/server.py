@@ -11,9 +11,10 @@ import msgspec
 from aiohttp import web
 
 from edgecdn.control import API, BEAT_S, Cancelled, FetchRequest, encode_event, encode_line, error_info, parse
+from edgecdn.errors import AgentNotRunning
 from edgecdn.settings_values import Listen
 from edgecdn_agent.binding import bind_near
-from edgecdn_agent.control.guard import local_guard
+from edgecdn_agent.control.guard import has_token, local_guard
 from edgecdn_agent.control.metrics import Metrics
 from edgecdn_agent.control.views import Views
 from edgecdn_agent.jobs.askers import Asker
@@ -28,6 +29,9 @@ _MOST_BODY_BYTES = 1 << 20
 
 _WRITE_S = 30.0
 """A caller that takes nothing for so long (seconds) is gone."""
+
+_STOPPED = " (it was stopped during the fetch)"
+_STOPPED_HINT = "The fetch goes on when the agent is back: `edgecdn agent start`, then run the same command again."
 
 _SHUTDOWN_S = 1.0
 """How long answers under way may take when the agent stops (seconds)."""
@@ -53,6 +57,7 @@ class LocalServer:
         self._metrics = metrics
         self._on_bound = on_bound
         self._token = token
+        self._askers: dict[str, Asker] = {}
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -88,8 +93,8 @@ class LocalServer:
         app.router.add_delete(API + "/jobs/{id:[0-9a-f]+}", self._cancel)
         return app
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        health = self._views.health()
+    async def _healthz(self, request: web.Request) -> web.Response:
+        health = self._views.health(reasons=has_token(request, self._token))
         return _json(health, status=200 if health.ready else 503)
 
     async def _metrics_text(self, _request: web.Request) -> web.Response:
@@ -109,12 +114,16 @@ class LocalServer:
         return _json(self._jobs.infos())
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        done = self._jobs.cancel(request.match_info["id"], request.query.get("asker", ""))
+        asker = self._askers.get(request.query.get("asker", ""))
+        # Its job may have become another's since it was told which: what it waits for now is meant.
+        job = asker.job_id if asker is not None else request.match_info["id"]
+        done = self._jobs.cancel(job, asker.id if asker is not None else "")
         return _json(done or Cancelled(cancelled=False, others=0))
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         wanted = parse(await request.read(), FetchRequest)
         asker = self._jobs.ask(wanted)
+        self._askers[asker.id] = asker
         stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         try:
             await stream.prepare(request)
@@ -122,12 +131,13 @@ class LocalServer:
         except (ConnectionError, TimeoutError):
             _log.info("caller left job=%s", asker.job_id)
         finally:
+            del self._askers[asker.id]
             self._jobs.leave(asker)
         return stream
 
 
 async def _pass_on(asker: Asker, stream: web.StreamResponse) -> None:
-    """All that the asker gets, as lines; a beat where there is nothing; ends without a result when the agent stops."""
+    """All that the asker gets, as lines; a beat where there is nothing; an error when the agent stops."""
     told_job, beats = "", 0
     while True:
         if asker.job_id != told_job:
@@ -139,6 +149,8 @@ async def _pass_on(asker: Asker, stream: web.StreamResponse) -> None:
             lines.append(encode_line(result=outcome.fetched))
         elif outcome is not None and outcome.error is not None:
             lines.append(encode_line(error=error_info(outcome.error)))
+        elif outcome is not None:
+            lines.append(encode_line(error=error_info(AgentNotRunning(_STOPPED, hint=_STOPPED_HINT))))
         if not lines:
             beats += 1
             lines.append(encode_line(beat=beats))

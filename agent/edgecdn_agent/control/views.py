@@ -40,6 +40,7 @@ class Views:
             cache=self.cache(),
             totals=self.traffic.totals(),
             listeners=dict(self.listeners()),
+            name=self.name,
         )
 
     def top(self) -> TopInfo:
@@ -50,7 +51,13 @@ class Views:
         in_bytes_s, out_bytes_s = self.traffic.rates()
         return TopInfo(self.name, (*moving, *still), self.jobs.infos(), self.traffic.totals(), in_bytes_s, out_bytes_s)
 
-    def health(self) -> HealthInfo:
-        """For `/healthz`, which asks for no token: states, and nothing of what is fetched."""
-        services = {s.name: ServiceInfo(s.state.value, s.restarts) for s in self.supervisor.services}
+    def health(self, *, reasons: bool = False) -> HealthInfo:
+        """For `/healthz`, which asks for no token: states, and nothing of what is fetched.
+
+        With `reasons` (for who has the token) also why parts are down.
+        """
+        services = {
+            s.name: ServiceInfo(s.state.value, s.restarts, s.detail if reasons and s.is_failing else "")
+            for s in self.supervisor.services
+        }
         return HealthInfo(self.supervisor.is_ready, tuple(self.supervisor.failing), services)

@@ -74,6 +74,12 @@ class HeldTable:
         with self._guard:
             return list(self._copies)
 
+    def all_digests(self) -> set[str]:
+        """The names (in hex) of all files there are, right or wrong."""
+        with self._guard:
+            repos = self._repos.values()
+            return {one.digest.hex for repo in repos for one in (*repo.held.values(), *repo.pending, *repo.bad)}
+
     def pending(self) -> list[Holding]:
         """What is to be indexed, smallest first: so most blobs are there soonest."""
         with self._guard:
@@ -81,6 +87,11 @@ class HeldTable:
                 (holding for state in self._repos.values() for holding in state.pending),
                 key=lambda holding: (holding.size, holding.digest),
             )
+
+    def suspects(self, digest: Digest) -> list[Holding]:
+        """The files of this name that were held, and of which only the bytes can tell now."""
+        with self._guard:
+            return [held for state in self._repos.values() for held in state.suspect if held.digest == digest]
 
     def is_pending(self, holding: Holding) -> bool:
         """Whether it is still to be indexed."""
@@ -100,6 +111,11 @@ class HeldTable:
         """These piece trees are known (digests in hex)."""
         with self._guard:
             self._trees.update(digests)
+
+    def drop_trees(self, digests: Collection[str]) -> None:
+        """These piece trees are forgotten (digests in hex)."""
+        with self._guard:
+            self._trees.difference_update(digests)
 
     def replace(self, repo: RepoId, files: Collection[Holding], verified: Mapping[str, Verified]) -> bool:
         """These are the files of a repo now, `verified` what the catalog says; returns whether what is held changed."""

@@ -10,20 +10,18 @@ import asyncio
 import errno
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from threading import Event
 
-import psutil
-
 from edgecdn.cache.catalog import Catalog
 from edgecdn.errors import EdgecdnError, Interrupted
 from edgecdn.piecetree import TreeBuilder
 from edgecdn.sources.own_thread import in_own_thread
 from edgecdn_agent.holdings.held_files import Holding, open_held
+from edgecdn_agent.holdings.priority import step_back
 from edgecdn_agent.holdings.rot import recheck_file
 from edgecdn_agent.holdings.shelf import Holdings
 
@@ -42,9 +40,6 @@ _LOOK_AGAIN_S = 3600.0
 
 _SLOWEST_BYTES_S = 1e6
 """A disk that reads less than this (per second, with the lowest priority) counts as hanging."""
-
-_NICENESS = 10
-"""Not 19: hashing holds the interpreter's lock for moments, and a thread that never gets a core would hold it on."""
 
 
 class _Verdict(Enum):
@@ -112,7 +107,7 @@ class Indexer:
 
     def _index(self, holding: Holding, stop: Event) -> _Verdict:
         """In the thread."""
-        _step_back()
+        step_back()
         catalog = self._holdings.catalog
         try:
             fd = open_held(self._holdings.settings.cache_dir, holding)
@@ -177,12 +172,3 @@ def _read(catalog: Catalog, holding: Holding, fd: int, stop: Event) -> _Verdict:
     if builder is not None:
         catalog.set_tree(holding.digest, builder.finish())
     return _Verdict.RIGHT
-
-
-def _step_back() -> None:
-    """Let everything else go first. On Linux priorities belong to threads; elsewhere to the process: left alone."""
-    if hasattr(psutil.Process, "ionice") and hasattr(os, "setpriority"):
-        thread = threading.get_native_id()
-        with suppress(OSError, psutil.Error):
-            os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
-            psutil.Process(thread).ionice(psutil.IOPRIO_CLASS_IDLE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event
@@ -23,6 +24,7 @@ from edgecdn.settings import Settings
 from edgecdn.sources.own_thread import in_own_thread
 from edgecdn_agent.holdings.held_files import Holding, blob_files, open_held
 from edgecdn_agent.holdings.held_table import Counts, HeldTable
+from edgecdn_agent.holdings.priority import step_back
 from edgecdn_agent.holdings.rot import recheck_file
 from edgecdn_agent.listeners import Listeners
 
@@ -33,14 +35,23 @@ _log = logging.getLogger(__name__)
 _SCAN_LIMIT_S = 300.0
 """A cache that takes longer to look through is on a disk that hangs."""
 
-_SLOWEST_BYTES_S = 5e6
-"""A disk that reads less than this (per second) counts as hanging."""
+_SLOWEST_BYTES_S = 1e6
+"""A disk that reads less than this (per second, with the lowest priority) counts as hanging."""
+
+_GONE_S = 290.0
+"""A piece tree is kept so long without its blob: about the time from one look at the whole cache to the next."""
 
 
 class Holdings:
     """The verified blobs of one cache. Used on one event loop; `open` and `withdraw` from any thread."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, allows: Callable[[RepoId], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        allows: Callable[[RepoId], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.table = HeldTable()
@@ -49,6 +60,8 @@ class Holdings:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scanning = asyncio.Lock()
         self._rechecking = asyncio.Lock()
+        self._clock = clock
+        self._gone_since: dict[str, float] = {}
 
     @property
     def counts(self) -> Counts:
@@ -103,11 +116,13 @@ class Holdings:
                 _log.warning("the cache does not answer folder=%s", self.settings.cache_dir)
 
     async def recheck(self, digest: Digest) -> bool:
-        """Hash it again now, every copy; one that rotted is set aside. Whether a right one is left."""
+        """Hash it again now, every copy that was held; one that rotted is set aside if edgecdn brought it.
+
+        Whether a right one is left. Files that were never held, whatever their names, are not looked at.
+        """
         stop = Event()
         async with self._rechecking:
-            doubtful = (holding for holding in self.table.pending() if holding.digest == digest)  # withdrawn already
-            copies = tuple({*self.table.copies(digest), *doubtful})
+            copies = tuple({*self.table.copies(digest), *self.table.suspects(digest)})
             limit_s = 60.0 + sum(copy.size for copy in copies) * 2 / _SLOWEST_BYTES_S
             try:
                 return await in_own_thread(lambda: self._recheck(copies, stop), limit_s)
@@ -152,8 +167,20 @@ class Holdings:
         changes = [self.table.replace(one, blob_files(cache_dir, one), verified) for one in repos]
         if any(changes) or self.table.additions != additions:
             self.touch()
+        if repo is None:
+            self._prune_trees()
+
+    def _prune_trees(self) -> None:
+        """Forget the trees of blobs that have been gone for a while: one may be published just now."""
+        there, now = self.table.all_digests(), self._clock()
+        known = self.catalog.tree_digests() if there else set()  # an empty cache is perhaps a disk that is not there
+        self._gone_since = {digest: self._gone_since.get(digest, now) for digest in known - there}
+        gone = {digest for digest, since in self._gone_since.items() if now - since >= _GONE_S}
+        if gone:
+            self.table.drop_trees(self.catalog.forget_trees(gone, besides=self.settings.cache_dir))
 
     def _recheck(self, copies: tuple[Holding, ...], stop: Event) -> bool:
+        step_back()
         right = [self._is_right(copy, stop) for copy in copies]
         return any(right)
 

@@ -33,6 +33,9 @@ _ENDED_KEPT = 50
 _GIVE_UP_S = 24 * 3600.0
 """A job that nobody waits for and that found no source for a day (seconds) is given up."""
 
+_LOOK_S = 5.0
+"""Waiting jobs try early at most so often (seconds), however many peers come and go."""
+
 _LAST_SAVE_S = 2.0
 """How long the last writing of the list may take when the agent stops (seconds)."""
 
@@ -63,12 +66,15 @@ class Jobs:
         *,
         most_at_once: int = 8,
         retry_s: tuple[float, float] = (5.0, 300.0),
+        look_s: float = _LOOK_S,
     ) -> None:
         self._runner = runner
         self._store = store
         self._traffic = traffic
         self._room = asyncio.Semaphore(most_at_once)
         self._retry_s = retry_s
+        self._look_s = look_s
+        self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._active: dict[str, Job] = {}
         self._by_key: dict[tuple[object, ...], Job] = {}
@@ -94,6 +100,7 @@ class Jobs:
                 for stored in await asyncio.to_thread(self._store.load):
                     _log.info("job goes on job=%s model=%s", stored.id, stored.request.model)
                     self._begin(Job(stored.request, stored.id))
+                group.create_task(self._keep_looking(), name="jobs look again")
                 self.ready.set()
                 try:
                     await self._keep_stored()
@@ -126,10 +133,18 @@ class Jobs:
             job.leave(asker.id)
 
     def look_again(self) -> None:
-        """There may be sources that were not there: fetches that wait for one try now, not when their pause ends."""
-        for job in self._active.values():
-            if job.state is JobState.WAITING:
-                job.joined.set()
+        """There may be sources that were not there: fetches that wait for one try soon, not when their pause ends."""
+        self._news.set()
+
+    async def _keep_looking(self) -> None:
+        """At once after the first news; what comes soon after that is looked at together."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            for job in self._active.values():
+                if job.state is JobState.WAITING:
+                    job.joined.set()
+            await asyncio.sleep(self._look_s)
 
     def cancel(self, job_id: str, asker_id: str = "") -> Cancelled | None:
         """Leave, and stop the job unless others wait for it; None when there is no such job."""

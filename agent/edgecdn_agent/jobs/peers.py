@@ -20,6 +20,9 @@ from edgecdn_agent.lan.client import LanClient, peer_url
 
 __all__ = ["JobLab", "LabNames"]
 
+_MOST_KEPT = 1024
+"""Sources kept for peers that are gone, in case they come back."""
+
 
 class JobLab:
     """What `edgecdn.transfer.carrier.Lab` asks for, out of the registry of peers."""
@@ -29,6 +32,7 @@ class JobLab:
         self._peers = peers
         self._session = session
         self._pace = pace
+        self._made: dict[str, tuple[Peer, Source]] = {}
 
     def sources(self) -> list[Source]:
         return [self._source(peer) for peer in self._peers.all()]
@@ -41,7 +45,18 @@ class JobLab:
         return self._peers.subscribe(heard)
 
     def _source(self, peer: Peer) -> Source:
-        return PacedSource(PeerSource(self._session, peer.name, peer_url(peer), self._peers.me), self._pace)
+        """One for each peer, as long as it is where it was."""
+        of, source = self._made.pop(peer.id, (None, None))
+        if of is None or source is None or _where(of) != _where(peer):
+            source = PacedSource(PeerSource(self._session, peer.name, peer_url(peer), self._peers.me), self._pace)
+        self._made[peer.id] = peer, source
+        if len(self._made) > _MOST_KEPT:
+            del self._made[next(iter(self._made))]  # the one that was longest not heard of
+        return source
+
+
+def _where(peer: Peer) -> tuple[str, str, int]:
+    return peer.name, peer.host, peer.lan_port
 
 
 class LabNames:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import socket
@@ -34,7 +35,7 @@ _DIALS = 64
 """Connections that are being made at a time: a burst of hints is no burst of sockets."""
 
 _MOST_REMEMBERED = 1024
-"""Addresses noted as our own, or as refused: more would be an attack."""
+"""Addresses noted as our own, or as refused, and peers that left: more would be an attack."""
 
 _OTHER_ADDRESSES = 8
 """Addresses remembered of one peer; a machine has a few."""
@@ -53,6 +54,14 @@ class Peer:
     addresses: tuple[str, ...]
     clock_offset_s: float
     last_seen: float
+
+    @property
+    def machine(self) -> str:
+        """What several ids of one owner share, to count and to ban by: ids and ports can be had for nothing.
+
+        The host; on loopback, where all agents of this machine are, with the port.
+        """
+        return _machine(self.host, self.lan_port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,8 @@ class Peers(Listeners[PeerEvent]):
         self._timing = timing or Timing()
         self._candidates = Candidates(self._timing, _now)
         self._present: dict[str, _Present] = {}
-        self._banned: dict[str, float] = {}
+        self._left: dict[str, Peer] = {}
+        self._banned: dict[tuple[str, str], float] = {}
         self._own: set[tuple[str, int]] = set()
         self._refused: set[tuple[str, int]] = set()
         self._dials = asyncio.Semaphore(_DIALS)
@@ -141,19 +151,36 @@ class Peers(Listeners[PeerEvent]):
         if candidate is not None and self._group is not None:
             self._begin(self._group, candidate)
 
-    def ban(self, peer_id: str, reason: str) -> None:
-        """Have nothing to do with an agent for an hour (or until a restart)."""
-        now_s = _now()
-        self._banned = {i: until for i, until in self._banned.items() if until > now_s}
-        self._banned[peer_id] = now_s + self._timing.ban_s
-        present = self._present.get(peer_id)
-        _log.warning("peer banned name=%s reason=%s", present.peer.name if present else peer_id, reason)
-        if present:
-            present.link.cut()
+    @staticmethod
+    def hosts(peers: Iterable[Peer]) -> int:
+        """How many machines they are: a number of ids is what one owner likes it to be."""
+        return len({peer.machine for peer in peers})
 
-    def is_banned(self, peer_id: str) -> bool:
+    def ban(self, who: Peer | str, reason: str) -> None:
+        """Have nothing to do with an agent's machine for an hour (or until a restart).
+
+        The place where it was met is banned, under any id. An id is anybody's to claim: whoever has the
+        same one elsewhere is not meant. `who` as an id: where that is now, or was last.
+        """
+        peer = (self.get(who) or self._left.get(who)) if isinstance(who, str) else who
+        if peer is None:
+            return
+        now_s = _now()
+        self._banned = {place: until for place, until in self._banned.items() if until > now_s}
+        for place in _places(peer.id, peer.host, peer.lan_port):
+            self._banned[place] = now_s + self._timing.ban_s
+        _log.warning("peer banned name=%s address=%s reason=%s", peer.name, peer.machine, reason)
+        for present in self._present.values():
+            if self.is_banned(present.peer):
+                present.link.cut()
+
+    def is_banned(self, peer: Peer) -> bool:
         """Whether it is banned now."""
-        return self._banned.get(peer_id, 0.0) > _now()
+        return self._banned_s(peer.id, peer.host, peer.lan_port) > 0
+
+    def _banned_s(self, peer_id: str, host: str, port: int) -> float:
+        """For how long an agent there is still banned, seconds; not more than 0: it is not."""
+        return max(self._banned.get(place, 0.0) for place in _places(peer_id, host, port)) - _now()
 
     def moved(self, *, woke: bool) -> None:
         """The machine's addresses changed, or it slept: try everything again, now.
@@ -245,8 +272,9 @@ class Peers(Listeners[PeerEvent]):
                 self._candidates.forget(candidate)
             return self._hold(candidate, self._timing.refused_s)
         # 2: one we want nothing of
-        if self.is_banned(hello.id):
-            return self._hold(candidate, self._banned[hello.id] - _now())
+        banned_s = self._banned_s(hello.id, link.host, link.port)
+        if banned_s > 0:
+            return self._hold(candidate, banned_s)
         # 3: one we know, under another address: that link is enough, until it ends
         present = self._present.get(hello.id)
         if present is not None:
@@ -279,12 +307,20 @@ class Peers(Listeners[PeerEvent]):
             self._hear_hints(present, greeting.hello.peers)
             await link.follow(lambda event: self._heard(present, event))
         except LinkLost as error:
-            reason = "banned" if self.is_banned(peer.id) else str(error)
+            reason = "banned" if self.is_banned(peer) else str(error)
         finally:
             del self._present[peer.id]
+            self._remember(present.peer)
             present.gone.set()
             _log.info("peer left name=%s reason=%s", peer.name, reason)
             self.tell(PeerLeft(present.peer, reason))
+
+    def _remember(self, peer: Peer) -> None:
+        """Where one was that left: what it did may be found out later."""
+        self._left.pop(peer.id, None)
+        self._left[peer.id] = peer
+        if len(self._left) > _MOST_REMEMBERED:
+            del self._left[next(iter(self._left))]
 
     def _introduced(self, link: Link, greeting: Greeting) -> Peer:
         hello = greeting.hello
@@ -301,10 +337,12 @@ class Peers(Listeners[PeerEvent]):
         )
 
     def _unique_name(self, hello: Hello) -> str:
-        """What it calls itself, fit to be shown; with the first digits of its id where another has that name."""
+        """What it calls itself, fit to be shown; with so many digits of its id that nobody else has that name."""
         name = "".join(c for c in hello.name if c.isprintable())[:63].strip() or "agent"
         taken = {p.peer.name for p in self._present.values()} | {self._own_name}
-        return name if name not in taken else f"{name}-{hello.id[:4]}"
+        longer = (f"{name}-{hello.id[:digits]}" for digits in range(4, len(hello.id) + 1, 4))
+        counted = (f"{name}-{hello.id}-{number}" for number in itertools.count(2))
+        return next(n for n in itertools.chain([name], longer, counted) if n not in taken)
 
     def _heard(self, present: _Present, event: LanEvent) -> None:
         present.peer = replace(present.peer, last_seen=_now())
@@ -338,6 +376,17 @@ class Peers(Listeners[PeerEvent]):
 
 def _now() -> float:
     return time.monotonic()
+
+
+def _machine(host: str, port: int) -> str:
+    ip = parse_ip(host)
+    return format_address(host, port) if ip is not None and ip.is_loopback else host
+
+
+def _places(peer_id: str, host: str, port: int) -> tuple[tuple[str, str], ...]:
+    """What a ban is kept under: the machine whatever its id, and the id on that host whatever its port."""
+    host = _clean(host)
+    return ("", _machine(host, port)), (peer_id, host)
 
 
 def _clean(host: str) -> str:

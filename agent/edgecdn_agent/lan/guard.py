@@ -1,7 +1,9 @@
-"""How much one peer may ask of the LAN server, so that none of them, broken or hostile, starves the others.
+"""How much one peer may ask of the LAN server, so that a single one, broken or hostile, leaves the others their part.
 
-Peers are told apart by their address, the one thing they cannot choose freely. Decisions are pure:
-the clock is handed in.
+Peers are told apart by their address. An IPv4 address is not chosen freely, an IPv6 one is within its
+/64: what is shared out among all (files sent, connections) is counted by that. Many addresses together
+can use up everything that is limited in all: then everybody is told to come again. Decisions are
+pure: the clock is handed in.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 
@@ -36,7 +40,13 @@ class Limits:
     digest_burst: float = 40_000.0
     connections: int = 256
     connections_in_all: int = 1024
+    """Half of them for one IPv6 /64."""
     sends_in_all: int = 128
+    """A quarter of them for one address (an IPv6 /64): loopback, where a whole lab may be, has no part of its own."""
+    manifests: int = 2
+    """Listings at once, likewise."""
+    inline_bytes: int = 16 << 20
+    """Of small files within answers that are not sent yet."""
     idle_s: float = 15.0
     """Without a whole request on a connection: it is closed."""
     body_s: float = 10.0
@@ -48,6 +58,23 @@ class Limits:
     """Between two tellings that something changed."""
     recheck_s: float = 60.0
     """Between two checks of the same blob because peers call it rotten."""
+
+
+_LOOPBACK = "loopback"
+
+
+@lru_cache(maxsize=4 * _MOST_PEERS)
+def _party(host: str) -> str:
+    """Who an address is taken for where parts of a whole are counted."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_loopback:
+        return _LOOPBACK
+    return address.packed[:8].hex() if isinstance(address, IPv6Address) else str(address)
 
 
 class Refused(Exception):
@@ -87,6 +114,7 @@ class _Use:
     at_once: int = 0
     streams: int = 0
     few: Counter[str] = field(default_factory=Counter)
+    inline_bytes: int = 0
 
 
 class Guard:
@@ -96,7 +124,7 @@ class Guard:
         self._limits = limits
         self._clock = clock
         self._uses: dict[str, _Use] = {}
-        self._sends = 0
+        self._sends: Counter[str] = Counter()
 
     @contextmanager
     def request(self, host: str) -> Iterator[None]:
@@ -146,16 +174,38 @@ class Guard:
         finally:
             use.few[what] -= 1
 
+    def manifest(self, host: str) -> AbstractContextManager[None]:
+        """One listing that is sent to a peer. Raises Refused."""
+        return nullcontext() if _party(host) == _LOOPBACK else self.few(host, "manifest", self._limits.manifests)
+
+    def inline_left(self, host: str) -> int:
+        """How many bytes of small files may be put into an answer now."""
+        return max(0, self._limits.inline_bytes - self._use(host).inline_bytes)
+
     @contextmanager
-    def send(self) -> Iterator[None]:
-        """One of the files that are sent at a time, to all peers together. Raises Refused."""
-        if self._sends >= self._limits.sends_in_all:
-            raise Refused
-        self._sends += 1
+    def inline(self, host: str, count: int) -> Iterator[None]:
+        """So many bytes of small files are in memory for a peer, until they are sent."""
+        use = self._use(host)
+        use.inline_bytes += count
         try:
             yield
         finally:
-            self._sends -= 1
+            use.inline_bytes -= count
+
+    @contextmanager
+    def send(self, host: str) -> Iterator[None]:
+        """One of the files that are sent at a time, to all peers together. Raises Refused."""
+        party, most = _party(host), self._limits.sends_in_all
+        own = most if party == _LOOPBACK else max(1, most // 4)
+        if self._sends.total() >= most or self._sends[party] >= own:
+            raise Refused
+        self._sends[party] += 1
+        try:
+            yield
+        finally:
+            self._sends[party] -= 1
+            if not self._sends[party]:
+                del self._sends[party]
 
     def _use(self, host: str) -> _Use:
         use = self._uses.pop(host, None)
@@ -192,6 +242,9 @@ class Connections:
         if not self._allows(host) or len(self._open) >= self._limits.connections_in_all:
             return False
         if sum(other == host for other in self._open.values()) >= self._limits.connections:
+            return False
+        party = _party(host)
+        if sum(_party(other) == party for other in self._open.values()) >= max(1, self._limits.connections_in_all // 2):
             return False
         self._open[connection] = host
         return True

@@ -28,7 +28,7 @@ from edgecdn.lan_wire import (
 from edgecdn.names import CommitId, RepoId, RepoType, Revision
 from edgecdn.spans import Span
 from edgecdn_agent.holdings.held_files import Holding
-from edgecdn_agent.lan.guard import Guard, Limits
+from edgecdn_agent.lan.guard import Guard, Limits, Refused
 from edgecdn_agent.lan.parts import LanParts
 from edgecdn_agent.lan.rechecks import Rechecks
 from edgecdn_agent.lan.sender import BlobSender, ReadFailed, parse_range
@@ -45,6 +45,13 @@ _SPEED_TESTS = 4
 """At once, for one peer."""
 
 _ZEROS = bytes(256 << 10)
+_MANIFESTS = 8
+"""Listings in memory at once, to whomever they are sent."""
+
+_TURN_S = 10.0
+"""How long one waits for its turn."""
+
+_SLICE_BYTES = 256 << 10
 _MOST_ROOTS = 200_000
 _OCTETS = "application/octet-stream"
 _JSON = "application/json"
@@ -71,6 +78,7 @@ class Routes:
         self._limits = limits
         self._sender = BlobSender(parts.upload, limits.stall_s)
         self._disk = Workers(_THREADS, "edgecdn-open")
+        self._manifests = asyncio.Semaphore(_MANIFESTS)
         self._roots: dict[Digest, str] = {}
 
     def all(self) -> list[web.RouteDef]:
@@ -103,25 +111,21 @@ class Routes:
         held = [holding for digest in digests if (holding := self._parts.shelf.shared(digest)) is not None]
         for holding in held:
             states[holding.digest] = BlobState(holding.size, root=await self._root(holding))
-        if inline:
-            small = await self._inline(held)
-            states |= small
-            if small:
-                asker = parse_asker(request.headers.get(AGENT_HEADER))
-                self._parts.sent(host_of(request), asker, sum(state.size for state in small.values()))
-        return web.Response(body=encode_have_answer(states), content_type=_JSON)
-
-    async def _inline(self, held: list[Holding]) -> dict[Digest, BlobState]:
-        """The small ones with their bytes, as many as fit into one answer."""
-        chosen: list[Holding] = []
-        left = MOST_INLINE_BYTES
-        for holding in held:
-            if holding.size <= min(INLINE_BYTES, left):
-                chosen.append(holding)
-                left -= holding.size
+        chosen = _small(held, min(MOST_INLINE_BYTES, self._guard.inline_left(host_of(request)))) if inline else []
         if not chosen:
-            return {}
-        with self._guard.send():
+            return web.Response(body=encode_have_answer(states), content_type=_JSON)
+        host = host_of(request)
+        with self._guard.inline(host, sum(holding.size for holding in chosen)):
+            small = await self._inline(host, chosen)
+            for digest in small:
+                self._rechecks.given(host, digest)
+            asker = parse_asker(request.headers.get(AGENT_HEADER))
+            self._parts.sent(host, asker, sum(state.size for state in small.values()))
+            return await self._write(request, encode_have_answer(states | small))
+
+    async def _inline(self, host: str, chosen: list[Holding]) -> dict[Digest, BlobState]:
+        """The chosen ones with their bytes."""
+        with self._guard.send(host):
             read = await self._disk.run(lambda: [self._read_small(holding) for holding in chosen], _DISK_S)
         pairs = zip(chosen, read, strict=True)
         return {holding.digest: BlobState(holding.size, data=data) for holding, data in pairs if data is not None}
@@ -161,6 +165,7 @@ class Routes:
         tree = None if holding is None else await self._parts.shelf.tree(holding.digest)
         if holding is None or tree is None:
             return not_found()
+        self._rechecks.given(host_of(request), holding.digest)
         await self._parts.tree_asked(holding.digest)
         return web.Response(body=tree.layer, content_type=_OCTETS, headers=_etag(holding))
 
@@ -174,7 +179,7 @@ class Routes:
             span = parse_range(request.headers.get("Range"), holding.size) if ranged else None
         except BadInput:
             return web.Response(status=416, headers={**etag, "Content-Range": f"bytes */{holding.size}"})
-        with self._guard.send():
+        with self._guard.send(host_of(request)):
             try:
                 fd = await self._open(holding)
             except (FileNotFoundError, TimeoutError):
@@ -217,6 +222,7 @@ class Routes:
         if writer is None or transport is None or request.method == "HEAD" or not len(part):
             return response
         host, asker = host_of(request), parse_asker(request.headers.get(AGENT_HEADER))
+        self._rechecks.given(host, holding.digest)
         count = lambda n: self._parts.sent(host, asker, n)  # noqa: E731 - two names bound to a callback
         try:
             await self._sender.send(writer, transport, fd, part, count)
@@ -227,8 +233,34 @@ class Routes:
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         repo = _repo(request.match_info["type"], request.match_info["name"])
-        tree = await self._parts.manifest(repo, CommitId(request.match_info["commit"]))
-        return not_found() if tree is None else web.Response(body=tree, content_type=_JSON)
+        commit = CommitId(request.match_info["commit"])
+        with self._guard.manifest(host_of(request)):
+            await self._turn()
+            try:
+                tree = await self._parts.manifest(repo, commit)
+                return not_found() if tree is None else await self._write(request, tree)
+            finally:
+                self._manifests.release()
+
+    async def _turn(self) -> None:
+        """Wait until one listing more may be in memory."""
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._manifests.acquire()
+        except TimeoutError as error:
+            raise Refused from error
+
+    async def _write(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        """An answer that may be large, written to its end here: so it is known how long it takes memory."""
+        response = web.StreamResponse()
+        response.content_type, response.content_length = _JSON, len(body)
+        await response.prepare(request)
+        left = memoryview(b"" if request.method == "HEAD" else body)
+        while left:
+            async with asyncio.timeout(self._limits.stall_s):
+                await response.write(left[:_SLICE_BYTES])
+            left = left[_SLICE_BYTES:]
+        return response
 
     async def _ref(self, request: web.Request) -> web.StreamResponse:
         parts = request.match_info["name"].split("/")
@@ -240,7 +272,7 @@ class Routes:
     async def _rotten(self, request: web.Request) -> web.StreamResponse:
         digest, _ = parse_rotten(await self._body(request))
         if self._parts.shelf.shared(digest) is not None:
-            self._rechecks.ask(digest)
+            self._rechecks.ask(host_of(request), digest)
         return web.Response(status=204)
 
     async def _speed(self, request: web.Request) -> web.StreamResponse:
@@ -270,6 +302,16 @@ class Routes:
             return self._parts.shelf.shared(Digest.parse(request.match_info["digest"]))
         except BadInput:
             return None
+
+
+def _small(held: list[Holding], left: int) -> list[Holding]:
+    """Those that travel within an answer, as many as fit into what is left."""
+    chosen: list[Holding] = []
+    for holding in held:
+        if holding.size <= min(INLINE_BYTES, left):
+            chosen.append(holding)
+            left -= holding.size
+    return chosen
 
 
 def _etag(holding: Holding) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The LAN server: what this agent gives to its peers over HTTP.
 
 Every request passes the same gate: the address is one of a peer, the protocol is spoken, the peer is
-within its share. `lan_routes` answers then. A failure in the midst of an answer cuts the connection,
+within its share. `routes` answers then. A failure in the midst of an answer cuts the connection,
 so that a short body never looks whole.
 """
 

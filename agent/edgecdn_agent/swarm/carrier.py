@@ -13,12 +13,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgecdn.crash import crash_point
 from edgecdn.digest import Digest, DigestKind
-from edgecdn.errors import EdgecdnError
+from edgecdn.errors import EdgecdnError, NoSpace, ReadOnlyStore
 from edgecdn.events import Kind
 from edgecdn.lan_wire import BlobState
 from edgecdn.manifest import FileEntry
@@ -28,7 +29,7 @@ from edgecdn.transfer.carrier import Cargo
 from edgecdn_agent.holdings.downloads import Downloads
 from edgecdn_agent.lab.peers import Peer, Peers
 from edgecdn_agent.lan.client import LanClient
-from edgecdn_agent.swarm.pieces import check_earlier, join_pieces
+from edgecdn_agent.swarm.pieces import check_earlier, join_pieces, pieces_within, right_pieces
 from edgecdn_agent.swarm.session import Download, Swarm, Trouble
 from edgecdn_agent.swarm.watch import Watch
 
@@ -52,11 +53,17 @@ _LOOKS_S = (0.2, 0.5, 1.0, 2.0)
 Those who begin together find each other at once: until then all would take the same from the holder.
 """
 
+_PREPARE_S = 4.0
+"""How long peers may take to say who has a blob and to give its tree; then the sources go on without."""
+
+_ROOTS_TRIED = 3
+_ASKED_FOR_TREE = 4
+
 _TOGETHER_S = 0.25
 """How long a taker that sees no other waits before it counts as alone."""
 
-_CROWD_S = 1.0
-"""How often one that is alone looks whether it still is."""
+_CROWD_S = 10.0
+"""How often one that is alone looks whether it still is, when no peer says that something changed."""
 
 _WAKE_S = 0.2
 
@@ -71,6 +78,7 @@ class _Carry:
     written: list[int] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     connected: dict[str, Peer] = field(default_factory=dict)
+    told: int = 0
     bad_piece: int | None = None
     woken: set[str] = field(default_factory=set)
     crowd: bool = False
@@ -106,11 +114,11 @@ class SwarmCarrier:
         self._downloads = downloads
         self._may_share = may_share
         self._clock = clock
-        self._claims: dict[tuple[Digest, str], set[str]] = {}
-        self._false: set[tuple[Digest, str]] = set()
-        self._used: dict[Digest, str] = {}
+        self._claims: dict[Digest, dict[str, list[Peer]]] = {}
+        self._doubtful: set[tuple[Digest, str]] = set()
         self._closed_to_us: dict[str, float] = {}
-        self._alone: set[Digest] = set()
+        self._lone: dict[Digest, PieceTree] = {}
+        self._checked: dict[Digest, tuple[bytes, set[int]]] = {}
         self.proven: dict[Digest, PieceTree] = {}
         """Trees of blobs that were verified here, until they are taken from here."""
 
@@ -119,47 +127,59 @@ class SwarmCarrier:
         return entry.digest.kind is DigestKind.SHA256 and entry.size >= _LEAST_BYTES and self._swarm.port > 0
 
     def built(self, entry: FileEntry, tree: PieceTree) -> None:
-        """Remember the tree, for peers that will want the file."""
+        """Remember the tree, for peers that will want the file; who claimed another one is banned."""
         self.proven[entry.digest] = tree
+        claims = self._claims.pop(entry.digest, {})
+        for root, claimers in claims.items():
+            if root != tree.root.hex():
+                self._doubtful.add((entry.digest, root))
+                for peer in claimers:
+                    self._peers.ban(peer, f"claimed a false piece tree for {entry.digest.hex[:12]}")
 
-    def lied(self, entry: FileEntry) -> None:
-        """The piece tree was of another file: who claimed it to be this one's is not believed any more."""
-        root = self._used.get(entry.digest)
-        if root is None or (entry.digest, root) in self._false:
-            return
-        self._false.add((entry.digest, root))
-        for peer_id in self._claims.pop((entry.digest, root), ()):
-            self._peers.ban(peer_id, f"claimed a false piece tree for {entry.digest.hex[:12]}")
-
-    async def carry(self, cargo: Cargo) -> None:
+    async def carry(self, cargo: Cargo) -> bool:
         """See `edgecdn.transfer.carrier.Carrier`."""
         entry = cargo.entry
         if not self._may_share(cargo.manifest.repo):
-            return
-        found = await self._look(entry)
-        tree = await self._choose_tree(entry, found)
+            return False
+        try:
+            async with asyncio.timeout(_PREPARE_S):
+                found = await self._look(entry)
+                tree = await self._choose_tree(entry, found)
+        except TimeoutError:
+            _log.info("peers take too long to say what they have of %s", entry.digest.hex[:12])
+            return False
         if tree is None:
-            return
+            return False
         self._downloads.add(entry.digest, tree)
         try:
             if cargo.alternatives() and await self._is_alone(entry, found):
-                self._alone.add(entry.digest)
-                return
+                self._lone[entry.digest] = tree
+                return True
             await self._bring(cargo, tree, found)
         finally:
-            if entry.digest not in self._alone:
-                self._downloads.remove(entry.digest)
-
-    async def called_for(self, entry: FileEntry) -> None:
-        """When others take the blob too; until then they are told that we do."""
-        if entry.digest not in self._alone:
-            await asyncio.Event().wait()  # it gave up: what made it do so is not over so soon
-        try:
-            while not _is_crowd(await self._look(entry)):  # noqa: ASYNC110 - others' taking tells nobody here
-                await asyncio.sleep(_CROWD_S)
-        finally:
-            self._alone.discard(entry.digest)
             self._downloads.remove(entry.digest)
+        return False
+
+    async def called_for(self, cargo: Cargo) -> None:
+        """When others take the blob too; until then they are told that we do."""
+        digest = cargo.entry.digest
+        tree = self._lone.pop(digest)
+        self._downloads.add(digest, tree)
+        changed = asyncio.Event()
+        unsubscribe = self._peers.subscribe(lambda _event: changed.set())
+        try:
+            while not _is_crowd(await self._look(cargo.entry)):
+                changed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CROWD_S):
+                        await changed.wait()
+                await asyncio.sleep(_TOGETHER_S)
+            # While the sources still give: then nothing has to wait for all of it to be hashed.
+            here = pieces_within(cargo.have(), tree.size)
+            self._checked[digest] = (tree.root, await asyncio.to_thread(right_pieces, cargo, tree, here))
+        finally:
+            unsubscribe()
+            self._downloads.remove(digest)
 
     async def _is_alone(self, entry: FileEntry, found: Sequence[tuple[Peer, BlobState]]) -> bool:
         """Whether nobody else takes it, also a moment later: those who begin together see each other."""
@@ -170,18 +190,24 @@ class SwarmCarrier:
 
     async def _bring(self, cargo: Cargo, tree: PieceTree, found: Sequence[tuple[Peer, BlobState]]) -> None:
         entry = cargo.entry
-        have = await check_earlier(cargo, tree)
-        carry = _Carry(cargo, tree, Watch(self._clock()))
+        root, known = self._checked.pop(entry.digest, (b"", set()))
         try:
+            have = await check_earlier(cargo, tree, known if root == tree.root else frozenset())
+            if have is None:
+                _log.warning("what is here of %s is not as its claimed piece tree says", entry.digest.hex[:12])
+                return
+            carry = _Carry(cargo, tree, Watch(self._clock()))
             download = self._swarm.download(entry.digest, tree, cargo.path, have, carry.on_written, carry.on_trouble)
-        except EdgecdnError as error:  # it is starting again: the sources go on
+        except (NoSpace, ReadOnlyStore):
+            raise
+        except (EdgecdnError, OSError) as error:  # it has it already, or starts again: the sources go on
             _log.info("the swarm does not take %s: %s", entry.digest.hex[:12], error)
             return
         try:
             await self._connect(carry, download, found)
             await self._drive(carry, download)
         finally:
-            await _shielded(self._finish(carry, download))
+            await _shielded(self._finish(carry, download, sum(have)))
 
     async def _drive(self, carry: _Carry, download: Download) -> None:
         """Until all is there, or others had better go on."""
@@ -206,6 +232,8 @@ class SwarmCarrier:
             if now - looked_at >= _LOOKS_S[min(looks, len(_LOOKS_S) - 1)]:
                 looked_at = now
                 looks += 1
+                if not self._may_share(carry.cargo.manifest.repo):
+                    return
                 await self._connect(carry, download, await self._look(carry.cargo.entry))
                 download.set_sequential(looks >= len(_LOOKS_S) and not carry.crowd)
 
@@ -224,13 +252,14 @@ class SwarmCarrier:
                 self._closed_to_us[peer.id] = now + 60.0
         return True
 
-    async def _finish(self, carry: _Carry, download: Download) -> None:
+    async def _finish(self, carry: _Carry, download: Download, before: int) -> None:
         if download.complete:
             crash_point("swarm.finished")
-            carry.cargo.whole(carry.tree)
         await download.flush()
         await download.close()
         await self._tell_written(carry)
+        if before + carry.told == carry.tree.pieces:
+            carry.cargo.whole(carry.tree)
         crash_point("swarm.flushed")
         for trouble in carry.troubles:
             self._note(carry, trouble)
@@ -243,6 +272,7 @@ class SwarmCarrier:
         carry.changed.clear()
         if carry.written:
             pieces, carry.written = carry.written, []
+            carry.told += len(pieces)
             await carry.cargo.landed(join_pieces(pieces, carry.tree.size))
 
     def _note(self, carry: _Carry, trouble: Trouble) -> None:
@@ -266,19 +296,22 @@ class SwarmCarrier:
         return [
             (peer, state)
             for peer, state in found
-            if state.root and state.size == entry.size and (entry.digest, state.root) not in self._false
+            if state.root and state.size == entry.size and (entry.digest, state.root) not in self._doubtful
         ]
 
     async def _choose_tree(self, entry: FileEntry, found: Sequence[tuple[Peer, BlobState]]) -> PieceTree | None:
-        """The tree most holders of the whole blob claim. A claim, no more: the blob's own digest decides at the end."""
+        """The tree most machines with the whole blob claim. A claim, no more: the blob's own digest decides.
+
+        A machine counts once, however many agents it runs.
+        """
         whole = [(peer, state.root) for peer, state in found if state.complete]
-        for root, _ in Counter(root for _, root in whole).most_common():
+        machines = Counter(root for root, _ in {(root, peer.machine) for peer, root in whole})
+        for root, _ in machines.most_common(_ROOTS_TRIED):
             claimers = [peer for peer, claimed in whole if claimed == root]
-            for peer in claimers:
+            for peer in claimers[:_ASKED_FOR_TREE]:
                 tree = await self._lan.tree(peer, entry.digest, entry.size)
                 if tree is not None and tree.root.hex() == root:
-                    self._claims[entry.digest, root] = {p.id for p in claimers}
-                    self._used[entry.digest] = root
+                    self._claims.setdefault(entry.digest, {})[root] = claimers
                     return tree
         return None
 
@@ -310,10 +343,14 @@ async def _wait(*events: asyncio.Event) -> None:
 
 
 async def _shielded(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end also when cancelled meanwhile: the file must be let go before others write into it."""
+    """Run `work` to its end also when cancelled meanwhile, however often: the file must be let go first."""
     task = asyncio.ensure_future(work)  # bounded: every wait in it has a timeout
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

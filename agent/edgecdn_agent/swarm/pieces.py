@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from edgecdn.piecetree import PieceTree, piece_bytes
 from edgecdn.spans import Span
 from edgecdn.transfer.carrier import Cargo
 
-__all__ = ["check_earlier", "join_pieces", "pieces_within"]
+__all__ = ["check_earlier", "join_pieces", "pieces_within", "right_pieces"]
+
+
+_FEW_PIECES = 4
+_FEW_SHARE = 8
+"""Wrong pieces that are put down to a crash or a bad disk: so many, or this part of what is here."""
 
 
 def join_pieces(pieces: Iterable[int], size: int) -> list[Span]:
@@ -41,30 +47,36 @@ def pieces_within(have: Sequence[Span], size: int) -> list[int]:
     return found
 
 
-async def check_earlier(cargo: Cargo, tree: PieceTree) -> list[bool]:
-    """Which pieces are in the file and right; whatever else an earlier run left there is forgotten.
+async def check_earlier(cargo: Cargo, tree: PieceTree, known: AbstractSet[int] = frozenset()) -> list[bool] | None:
+    """Which pieces are in the file; None: too many of those here are not what the tree says, so it is not used.
 
-    An earlier run's bytes may be anybody's. What we tell the swarm we have, it gives to others.
+    An earlier run's bytes may be anybody's, and what we tell the swarm we have, it gives to others. But a tree is
+    a claim, and a false one no reason to throw away what is here: only a few wrong pieces are forgotten for it, and
+    pieces of which but a part is here. `known` were found right before.
     """
-    right = await asyncio.to_thread(_right_pieces, cargo, tree)
-    have = cargo.have()
     length = piece_bytes(tree.size)
-    wrong = [
+    here = set(pieces_within(cargo.have(), tree.size))
+    right = known | await asyncio.to_thread(right_pieces, cargo, tree, here - known)
+    if len(here - right) > max(_FEW_PIECES, len(here) // _FEW_SHARE):
+        return None
+    good = right & here
+    odd = [
         span
-        for span in have
-        if any(index not in right for index in range(span.start // length, -(-span.stop // length)))
+        for span in cargo.have()
+        if any(index not in good for index in range(span.start // length, -(-span.stop // length)))
     ]
-    if wrong:
-        await cargo.forget(wrong)
+    if odd:
+        await cargo.forget(odd)
     there = set(pieces_within(cargo.have(), tree.size))
     return [index in there for index in range(tree.pieces)]
 
 
-def _right_pieces(cargo: Cargo, tree: PieceTree) -> set[int]:
+def right_pieces(cargo: Cargo, tree: PieceTree, pieces: Iterable[int]) -> set[int]:
+    """Those of `pieces` that the file has as the tree says. Blocks: a second for each GB and a half."""
     length = piece_bytes(tree.size)
     buffer = memoryview(bytearray(length))
     right: set[int] = set()
-    for index in pieces_within(cargo.have(), tree.size):
+    for index in sorted(pieces):
         view = buffer[: min(length, tree.size - index * length)]
         if cargo.read(view, index * length) == len(view) and tree.matches(index, view):
             right.add(index)

@@ -26,6 +26,9 @@ _IDLE_S = 120.0
 
 _TICK_S = 2.0
 
+_MOST_LOADED = 128
+"""Seeds at a time: each costs the session memory and an open file. The next one takes the place of another."""
+
 
 @dataclass(slots=True)
 class _Loaded:
@@ -34,6 +37,8 @@ class _Loaded:
     seed: Seed
     holding: Holding
     used_at: float
+    is_taken: bool = False
+    """Whether somebody was connected to it when it was looked at last."""
     troubles: list[Trouble] = field(default_factory=list)
 
 
@@ -97,12 +102,13 @@ class Seeding:
             troubles.append(trouble)
             self._look.set()
 
+        await self._make_room()
         try:
             seed = self._swarm.seed(digest, tree, holding.path.parent, on_trouble)
         except EdgecdnError:
             _log.exception("the swarm does not take %s", digest.hex[:12])
             return False
-        self._loaded[digest] = _Loaded(seed, holding, self._clock(), troubles)
+        self._loaded[digest] = _Loaded(seed, holding, self._clock(), troubles=troubles)
         return True
 
     async def _review(self) -> list[Digest]:
@@ -117,11 +123,24 @@ class Seeding:
                 doubtful.append(digest)
             elif self._holdings.shared(digest) != loaded.holding:
                 await self._unload(digest)
-            elif await asyncio.to_thread(loaded.seed.traffic):
+        loaded_now = list(self._loaded.items())
+        taken = await asyncio.to_thread(lambda: [bool(loaded.seed.traffic()) for _, loaded in loaded_now])
+        for (digest, loaded), is_taken in zip(loaded_now, taken, strict=True):
+            loaded.is_taken = is_taken
+            if is_taken:
                 loaded.used_at = now
-            elif now - loaded.used_at > _IDLE_S:
+            elif now - loaded.used_at > _IDLE_S and self._loaded.get(digest) is loaded:
                 await self._unload(digest)
         return doubtful
+
+    async def _make_room(self) -> None:
+        """For one more: the longest unused leaves, one that somebody is connected to only when all are."""
+        while len(self._loaded) >= _MOST_LOADED:
+            await self._unload(min(self._loaded, key=lambda digest: self._order(self._loaded[digest])))
+
+    @staticmethod
+    def _order(loaded: _Loaded) -> tuple[bool, float]:
+        return loaded.is_taken, loaded.used_at
 
     async def _unload(self, digest: Digest) -> None:
         loaded = self._loaded.pop(digest, None)

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 _FLUSH_S = 15.0
 """A flush that is not answered for so long is not waited for: the disk hangs, or the torrent is gone."""
 
+_RELEASE_S = 120.0
+"""How long a file may take to be let go; nobody else may write into it before."""
+
 _END_S = 2.0
 """How long downloads may take to be flushed when the agent stops."""
 
@@ -49,7 +52,7 @@ _ALERTS = (
 _RINGS_BYTES = 4096
 """The session writes a byte when there are alerts; how many does not matter."""
 
-_COMMON_FLAGS = lt.torrent_flags.disable_pex | lt.torrent_flags.apply_ip_filter
+_COMMON_FLAGS = lt.torrent_flags.disable_pex | lt.torrent_flags.apply_ip_filter | lt.torrent_flags.duplicate_is_error
 
 _NO_OTHER_PORT: dict[str, Any] = {"listen_system_port_fallback": False, "max_retry_port_bind": 0}
 """libtorrent moves to another port silently when its own is taken; we choose, and announce the real one."""
@@ -125,17 +128,20 @@ class _Torrent:
     swarm: Swarm
     handle: Any
     on_trouble: Callable[[Trouble], None]
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
     removed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def traffic(self) -> list[PeerTraffic]:
-        """Its connections now."""
-        if not self.handle.is_valid():
+        """Its connections now; none where it is gone. Asks the session: call it in a thread."""
+        try:
+            peers = self.handle.get_peer_info()
+        except RuntimeError:  # what libtorrent says of a torrent that was removed meanwhile
             return []
         return [
             PeerTraffic(
                 str(p.ip[0]), int(p.ip[1]), p.total_download, p.total_upload, p.payload_down_speed, p.payload_up_speed
             )
-            for p in self.handle.get_peer_info()
+            for p in peers
         ]
 
     def finished_piece(self, index: int) -> None:
@@ -144,8 +150,16 @@ class _Torrent:
     def flushed(self) -> None:
         """All that had arrived when the flush was asked for is in the file."""
 
+    async def drain(self) -> None:
+        """Have all that arrived written; a seed has nothing to write."""
+
+    def abandon(self) -> None:
+        """The session ends: nobody waits any more for what it would have told."""
+        self.paused.set()
+        self.removed.set()
+
     async def close(self) -> None:
-        """Take it out of the session; its file is closed when this returns."""
+        """Take it out of the session, which does not touch its file after this."""
         await self.swarm.remove(self)
 
 
@@ -175,14 +189,15 @@ class Download(_Torrent):
 
     def connect(self, host: str, port: int) -> None:
         """Ask a peer for it."""
-        if self.handle.is_valid():
-            _log.debug("swarm: %s:%d is asked", host, port)
+        _log.debug("swarm: %s:%d is asked", host, port)
+        with suppress(RuntimeError):
             self.handle.connect_peer((host, port))
 
     def set_sequential(self, wanted: bool) -> None:
         """From the front (a lone taker, whose hashing then follows), or rarest first (a crowd, who share)."""
-        change = self.handle.set_flags if wanted else self.handle.unset_flags
-        change(lt.torrent_flags.sequential_download)
+        with suppress(RuntimeError):
+            change = self.handle.set_flags if wanted else self.handle.unset_flags
+            change(lt.torrent_flags.sequential_download)
 
     def finished_piece(self, index: int) -> None:
         if index in self.have:  # libtorrent tells also of those that were there from the start
@@ -200,23 +215,32 @@ class Download(_Torrent):
 
     def start_flush(self) -> bool:
         """Have what arrived written, and told by `on_written`; one flush at a time, else False."""
-        if self._flushing is not None or not self._arrived or not self.swarm.port or not self.handle.is_valid():
+        if self._flushing is not None or not self._arrived:
+            return False
+        try:
+            self.handle.flush_cache()
+        except RuntimeError:
             return False
         self._flushing, self._arrived = self._arrived, []
         self._flushed.clear()
-        self.handle.flush_cache()
         return True
 
     async def flush(self) -> None:
         """Have everything that arrived written and told; gives up silently on a disk that hangs."""
-        for _ in range(2):  # one that is under way may be older than the last pieces
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self.drain()
+
+    async def drain(self) -> None:
+        for _ in range(2):  # a flush that is under way may be older than the last pieces
             self.start_flush()
             if self._flushing is not None:
-                try:
-                    async with asyncio.timeout(_FLUSH_S):
-                        await self._flushed.wait()
-                except TimeoutError:
-                    return
+                await self._flushed.wait()
+
+    def abandon(self) -> None:
+        _Torrent.abandon(self)  # slots: the class this was written in is not the one that is
+        self._flushing = None  # not told as written: nobody knows
+        self._flushed.set()
 
 
 class Swarm:
@@ -315,17 +339,27 @@ class Swarm:
         return self._add(torrent, wanted)
 
     async def remove(self, torrent: _Torrent) -> None:
-        """Take a torrent out; waits until its file is closed."""
+        """Take a torrent out, its peers first: when this returns, the session writes nothing more into its file.
+
+        Raises SystemFailed when the disk does not let it go within two minutes.
+        """
         handle = torrent.handle
         if self._closed or torrent.removed.is_set() or handle not in self._torrents:
             return
-        self._session.remove_torrent(handle)
+        with suppress(RuntimeError):
+            handle.unset_flags(lt.torrent_flags.auto_managed)
+            handle.pause()
         try:
-            async with asyncio.timeout(_FLUSH_S):
+            async with asyncio.timeout(_RELEASE_S):
+                await torrent.paused.wait()
+                await torrent.drain()
+                with suppress(RuntimeError):
+                    self._session.remove_torrent(handle)
                 await torrent.removed.wait()
-        except TimeoutError:
-            _log.warning("a torrent was not closed within %.0f s: the disk hangs", _FLUSH_S)
-        self._torrents.pop(handle, None)
+        except TimeoutError as error:
+            raise SystemFailed("the disk does not let go of a file that was being received") from error
+        finally:
+            self._torrents.pop(handle, None)
 
     async def run(self, host: str, port: int, bound: Callable[[int], None]) -> None:
         """Be there until cancelled; `bound` is told the port. Downloads have a moment to end in order."""
@@ -353,8 +387,11 @@ class Swarm:
 
     def given(self) -> dict[int, int]:
         """Bytes each torrent gave in all, also over connections that have ended; numbers as in `traffic`."""
-        torrents = list(self._torrents.values())
-        return {id(t): int(t.handle.status().total_payload_upload) for t in torrents if t.handle.is_valid()}
+        given: dict[int, int] = {}
+        for torrent in list(self._torrents.values()):
+            with suppress(RuntimeError):  # removed meanwhile
+                given[id(torrent)] = int(torrent.handle.status().total_payload_upload)
+        return given
 
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes sent and received per second now, all torrents."""
@@ -370,9 +407,8 @@ class Swarm:
         self.port = 0
         if self._bell is not None:
             asyncio.get_running_loop().remove_reader(self._bell)
-        for torrent in self._torrents.values():  # nobody waits for what is not told any more
-            torrent.removed.set()
-            torrent.flushed()
+        for torrent in self._torrents.values():
+            torrent.abandon()
         self._torrents.clear()
         session.pause()
         # The destructor waits for the session's threads.
@@ -395,7 +431,11 @@ class Swarm:
         return wanted
 
     def _add(self, torrent: _T, wanted: Any) -> _T:
-        torrent.handle = self._session.add_torrent(wanted)
+        """Two of one blob would be one to libtorrent, and write where nobody looks: the second is refused."""
+        try:
+            torrent.handle = self._session.add_torrent(wanted)
+        except RuntimeError as error:
+            raise SystemFailed(f"the swarm has this blob already ({error})") from error
         self._torrents[torrent.handle] = torrent
         return torrent
 
@@ -438,6 +478,8 @@ def _tell(torrent: _Torrent, alert: Any) -> None:
             torrent.finished_piece(alert.piece_index)
         case lt.cache_flushed_alert():
             torrent.flushed()
+        case lt.torrent_paused_alert():
+            torrent.paused.set()
         case lt.hash_failed_alert():
             torrent.on_trouble(Trouble("bytes", "a piece was wrong", alert.piece_index))
         case lt.peer_ban_alert():

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _FLUSH_S = 15.0
 """A flush that is not answered for so long is not waited for: the disk hangs, or the torrent is gone."""
 
+_PAUSE_S = 3.0
 _RELEASE_S = 120.0
 """How long a file may take to be let go; nobody else may write into it before."""
 
@@ -150,6 +151,9 @@ class _Torrent:
     def flushed(self) -> None:
         """All that had arrived when the flush was asked for is in the file."""
 
+    async def stopped(self) -> None:
+        """No peer gives it anything any more; a seed takes nothing anyway."""
+
     async def drain(self) -> None:
         """Have all that arrived written; a seed has nothing to write."""
 
@@ -230,6 +234,11 @@ class Download(_Torrent):
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
                 await self.drain()
+
+    async def stopped(self) -> None:
+        with suppress(TimeoutError):  # one that met an error was paused by that, and tells nothing now
+            async with asyncio.timeout(_PAUSE_S):
+                await self.paused.wait()
 
     async def drain(self) -> None:
         for _ in range(2):  # a flush that is under way may be older than the last pieces
@@ -351,7 +360,7 @@ class Swarm:
             handle.pause()
         try:
             async with asyncio.timeout(_RELEASE_S):
-                await torrent.paused.wait()
+                await torrent.stopped()
                 await torrent.drain()
                 with suppress(RuntimeError):
                     self._session.remove_torrent(handle)
@@ -485,6 +494,7 @@ def _tell(torrent: _Torrent, alert: Any) -> None:
         case lt.peer_ban_alert():
             torrent.on_trouble(Trouble("bytes", "a peer gave wrong pieces", addresses=(str(alert.endpoint[0]),)))
         case lt.file_error_alert() | lt.torrent_error_alert():
+            torrent.paused.set()
             torrent.on_trouble(Trouble("disk", alert.message()))
         case _:
             _log.debug("swarm: %s", alert.message())

@@ -190,11 +190,17 @@ async def test_42_one_liar_among_three_is_banned_and_the_others_give_all(tmp_pat
         assert {trouble.kind for trouble in taking.troubles} == {"bytes"}
 
 
-async def test_30_a_deleted_seed_is_told_of_and_not_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before it is opened", "after it was looked at"])
+async def test_30_a_deleted_seed_is_told_of_and_not_made_anew(tmp_path: Path, when: str) -> None:
     async with swarms(2) as (holder, taker):
         troubles: list[Trouble] = []
-        _seed(holder, tmp_path / "held", troubles)
-        (tmp_path / "held" / DIGEST.hex).unlink()
+        if when == "before it is opened":
+            (tmp_path / "held").mkdir()
+            holder.seed(DIGEST, TREE, tmp_path / "held", troubles.append)
+        else:
+            seed = _seed(holder, tmp_path / "held", troubles)
+            await until(lambda: seed.handle.status().is_seeding)
+            (tmp_path / "held" / DIGEST.hex).unlink()
         taking = Taker(taker, tmp_path / "partial")
         taking.download.connect("127.0.0.1", holder.port)
         await until(lambda: troubles)

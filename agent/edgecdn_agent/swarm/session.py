@@ -496,5 +496,7 @@ def _tell(torrent: _Torrent, alert: Any) -> None:
         case lt.file_error_alert() | lt.torrent_error_alert():
             torrent.paused.set()
             torrent.on_trouble(Trouble("disk", alert.message()))
+        case lt.fastresume_rejected_alert():  # gone, or of another size, before it was opened; it has nothing to give
+            torrent.on_trouble(Trouble("disk", alert.message()))
         case _:
             _log.debug("swarm: %s", alert.message())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import socket
 
 import msgspec
@@ -38,7 +38,10 @@ _SHUTDOWN_S = 1.0
 
 
 class LocalServer:
-    """A service. `on_bound` is told the real address each time it listens, before `ready` is set."""
+    """A service. `on_bound` is told the real address each time it listens, before `ready` is set.
+
+    `extensions` add routes of other parts of the agent.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class LocalServer:
         jobs: Jobs,
         metrics: Metrics,
         on_bound: Callable[[Listen], None],
+        extensions: Sequence[Callable[[web.Application], None]] = (),
     ) -> None:
         self.ready = asyncio.Event()
         self.bound: Listen | None = None
@@ -57,6 +61,7 @@ class LocalServer:
         self._metrics = metrics
         self._on_bound = on_bound
         self._token = token
+        self._extensions = extensions
         self._askers: dict[str, Asker] = {}
 
     async def run(self) -> None:
@@ -91,6 +96,8 @@ class LocalServer:
         app.router.add_get(f"{API}/jobs", self._list_jobs)
         app.router.add_post(f"{API}/jobs", self._fetch)
         app.router.add_delete(API + "/jobs/{id:[0-9a-f]+}", self._cancel)
+        for extend in self._extensions:
+            extend(app)
         return app
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -50,8 +50,7 @@ _ALERTS = (
     | lt.alert.category_t.peer_notification
 )
 
-_RINGS_BYTES = 4096
-"""The session writes a byte when there are alerts; how many does not matter."""
+_RINGS_BYTES = 4096  # the session writes a byte when there are alerts; how many does not matter
 
 _COMMON_FLAGS = lt.torrent_flags.disable_pex | lt.torrent_flags.apply_ip_filter | lt.torrent_flags.duplicate_is_error
 
@@ -493,10 +492,9 @@ def _tell(torrent: _Torrent, alert: Any) -> None:
             torrent.on_trouble(Trouble("bytes", "a piece was wrong", alert.piece_index))
         case lt.peer_ban_alert():
             torrent.on_trouble(Trouble("bytes", "a peer gave wrong pieces", addresses=(str(alert.endpoint[0]),)))
-        case lt.file_error_alert() | lt.torrent_error_alert():
-            torrent.paused.set()
-            torrent.on_trouble(Trouble("disk", alert.message()))
-        case lt.fastresume_rejected_alert():  # gone, or of another size, before it was opened; it has nothing to give
+        case lt.file_error_alert() | lt.torrent_error_alert() | lt.fastresume_rejected_alert():
+            if not isinstance(alert, lt.fastresume_rejected_alert):  # gone before it was opened: that pauses nothing
+                torrent.paused.set()
             torrent.on_trouble(Trouble("disk", alert.message()))
         case _:
             _log.debug("swarm: %s", alert.message())

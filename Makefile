@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint conformance bench clean
 
 demo: $(READY)   ## three machines on loopback: one fetches a real model from a hub, two from each other; load it
 	$(BIN)/python -m tests.demo
@@ -18,11 +18,15 @@ lint: $(READY)   ## format, style, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+conformance: $(READY)  ## real clients of every supported version through the gateway; sets up an environment for each
+	$(BIN)/python -m tests.conformance.environments
+	CONFORMANCE=all $(BIN)/python -m pytest -n 2 tests/conformance
+
 bench: $(READY)  ## compare with what a user would run instead; prints ratios
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-conformance .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "edgecdn needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

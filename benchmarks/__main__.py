@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import bare_swarm, lab
+from benchmarks import bare_swarm, gateway, gateway_lab, gateway_tools, lab
 from benchmarks.runs import Run, edgecdn, hf_download
 from tests.hub import slow_per_connection, slow_total, stall
 from tests.hub.process import HubProcess
@@ -214,6 +214,9 @@ BENCHMARKS: dict[str, Callable[[Path], str]] = {
     "planning": planning,
     **bare_swarm.WAYS,
     **lab.WAYS,
+    **gateway.WAYS,
+    **gateway_tools.WAYS,
+    **gateway_lab.WAYS,
 }
 
 if __name__ == "__main__":

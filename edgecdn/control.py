@@ -91,7 +91,8 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 class RunInfo(msgspec.Struct, frozen=True):
     """`run.json`: which agent serves a home, and where. Listeners: `local`, `lan`, `swarm` to `host:port`.
 
-    `cache_dir`: the store it fills; `hub_endpoints`: the hubs it asks (empty: it did not tell).
+    `cache_dir`: the store it fills; `hub_endpoints`: the hubs it asks (empty: it did not tell); `offline_lan`: the
+    setting plugin.offline_lan; `modelscope`: it serves that hub to its own clients.
     """
 
     pid: int
@@ -101,6 +102,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     started_at: float
     cache_dir: str = ""
     hub_endpoints: tuple[str, ...] = ()
+    offline_lan: bool = False
+    modelscope: bool = False
 
 
 class PeerInfo(msgspec.Struct, frozen=True):
@@ -207,10 +210,14 @@ class HealthInfo(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """The answer to a cancel: whether the job stopped, and how many others still wait for it."""
+    """The answer to a cancel: whether the job stopped, and how many others still wait for it.
+
+    `by_tools`: those are tools that load it, not commands.
+    """
 
     cancelled: bool
     others: int
+    by_tools: bool = False
 
 
 _T = TypeVar("_T")

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 __all__ = [
     "AccessDenied",
+    "AgentHangs",
     "AgentNotRunning",
     "AgentRunning",
     "AmbiguousName",
@@ -214,6 +215,13 @@ class AgentNotRunning(EdgecdnError, ConnectionError):
     template = "The agent is not running or does not answer{detail}."
     hint = "Start it with `edgecdn agent start`."
     exit_code = 8
+
+
+class AgentHangs(AgentNotRunning):
+    """An agent is there, by the lock it holds, and says nothing."""
+
+    template = "The agent (process {pid}) hangs{detail}."
+    hint = "End it: `edgecdn agent stop`, and if that fails: kill -9 {pid}. Then `edgecdn agent start`."
 
 
 class AgentRunning(EdgecdnError):

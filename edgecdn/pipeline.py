@@ -22,34 +22,51 @@ from typing import TypeVar
 
 from edgecdn import errors
 from edgecdn.cache.catalog import Catalog
-from edgecdn.cache.inventory import Inventory, quarantine_dir, take_inventory
+from edgecdn.cache.inventory import Glance, Inventory, glance, quarantine_dir, take_inventory
 from edgecdn.cache.local_dir import PlacingPlan, place, plan_placing
-from edgecdn.cache.locks import FileLock
 from edgecdn.cache.partial import journaled_bytes
 from edgecdn.cache.provisional import Provisional
 from edgecdn.cache.publish import publish_snapshot
 from edgecdn.cache.safedir import SafeDir
 from edgecdn.cache.store import RepoStore, open_repo
-from edgecdn.events import BytesDiscarded, BytesReceived, Event, FetchPlanned, Kind, Listener, Note
+from edgecdn.events import (
+    BlobPublished,
+    BytesDiscarded,
+    BytesReceived,
+    Event,
+    FetchPlanned,
+    Kind,
+    Listener,
+    Note,
+    Waiting,
+)
 from edgecdn.fetched import Fetched
 from edgecdn.fileset import FileSet, harmless, select
+from edgecdn.filling import Filling, Round
 from edgecdn.manifest import FileEntry
 from edgecdn.names import ModelRef
 from edgecdn.resolve import Resolved, Resolver
+from edgecdn.rooms import Claims, Room
 from edgecdn.settings import Settings
 from edgecdn.shortnames import nearest
+from edgecdn.sizes import human_bytes
 from edgecdn.sources import Source
 from edgecdn.spans import UNIT_BYTES
+from edgecdn.together import Together
 from edgecdn.transfer.carrier import Lab
 from edgecdn.transfer.engine import Transfer
+from edgecdn.transfer.incoming import Pools
 
 __all__ = ["Fetched", "Pipeline", "Prepared", "partials_dir", "partials_name"]
 
-_MARGIN_BYTES = 64 << 20
-"""Left free on the disk beyond the files themselves: trees, links, catalog, other programs (64 MiB)."""
+_MARGIN_BYTES = 64_000_000
+"""Left free on the disk beyond the files themselves: trees, links, catalog, other programs (64 MB)."""
 
-_LOCK_POLL_S = 0.2
 _MOST_NAMED = 5
+
+_OTHERS = "another fetch"
+"""What is said to have given the bytes that another fetch of this process brought."""
+
 _T = TypeVar("_T")
 
 
@@ -71,7 +88,8 @@ class Prepared:
 class Pipeline:
     """One fetch. `sources` makes the job's sources once the commit is known; they are closed at the end.
 
-    `lab`: the peers, for who is in a lab.
+    `lab`: the peers, for who is in a lab. `together`: what it shares with the other fetches of the process.
+    `urgent`: somebody reads the files as they come. `pools`: threads that are shared.
     """
 
     settings: Settings
@@ -80,9 +98,13 @@ class Pipeline:
     catalog: Catalog
     listener: Listener
     lab: Lab | None = None
+    together: Together = field(default_factory=Together)
+    urgent: bool = False
+    pools: Pools | None = None
     _received: Counter[Kind] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _loop: asyncio.AbstractEventLoop | None = None
+    _claims: Claims = field(default_factory=Claims)
 
     async def fetch(self, ref: ModelRef, wanted: FileSet, local_dir: Path | None = None) -> Fetched:
         """Bring the files and return where they are. Raises any EdgecdnError; can be run again to go on."""
@@ -152,32 +174,80 @@ class Pipeline:
             if found is not None:
                 return found
             with await asyncio.to_thread(open_repo, self.settings.cache_dir, repo, create=True) as store:
-                try:
-                    if await self._bring(resolved, store, entries, plan):
-                        return store.snapshot_path(resolved.manifest.commit)
-                finally:
-                    await asyncio.to_thread(store.remove_if_empty)  # a refused fetch leaves no odd folder behind
+                if await self._bring(resolved, store, entries, plan):
+                    return store.snapshot_path(resolved.manifest.commit)
 
     async def _bring(
         self, resolved: Resolved, store: RepoStore, entries: tuple[FileEntry, ...], plan: PlacingPlan | None
     ) -> bool:
         """Fetch and publish what is missing; False when the repo was removed while we waited for the lock."""
-        with await asyncio.to_thread(partials_dir, self.settings, store) as state:
-            lock = FileLock(state, "job.lock")
-            await self._take(lock)
-            try:
-                if not store.is_current():
-                    return False
-                inventory = await self._interruptible(lambda: self._inventory(store, entries, set_aside_rotten=True))
-                begun = await asyncio.to_thread(_begun_bytes, state, inventory)
-                self._announce(resolved, entries, inventory, begun)
-                if inventory.missing:
-                    await asyncio.to_thread(self._check_space, store, inventory, begun, plan)
-                    await self._transfer(resolved, store, state, inventory.missing)
-                await asyncio.to_thread(self._publish, resolved, store, entries)
-            finally:
-                lock.release()
-            return True
+        with await self._open_state(store) as state:
+            async with self.together.rooms.enter(state, self._say_others_fetch) as room:
+                try:
+                    async with room.door:
+                        if not store.is_current():
+                            return False
+                    await self._fill(resolved, store, state, entries, plan, room)
+                    await self._show(resolved, store, entries, room)
+                except BaseException:
+                    await _leave(room, store)
+                    raise
+                return True
+
+    async def _open_state(self, store: RepoStore) -> SafeDir:
+        try:
+            return await asyncio.to_thread(partials_dir, self.settings, store)
+        except errors.EdgecdnError:
+            await asyncio.to_thread(store.remove_if_empty)
+            raise
+
+    async def _fill(
+        self,
+        resolved: Resolved,
+        store: RepoStore,
+        state: SafeDir,
+        entries: tuple[FileEntry, ...],
+        plan: PlacingPlan | None,
+        room: Room,
+    ) -> None:
+        """Have every file here: what nobody else brings is brought, what others bring is waited for."""
+
+        async def glanced(those: Sequence[FileEntry]) -> Glance:
+            return await self._interruptible(lambda: glance(store, self.catalog, those))
+
+        async def proven(those: Sequence[FileEntry]) -> Inventory:
+            return await self._interruptible(lambda: self._inventory(store, those, set_aside_rotten=True))
+
+        ready, announced = tuple({entry.digest: entry for entry in entries}.values()), False
+        busy: tuple[FileEntry, ...] = ()
+        with room.claims() as self._claims:
+            filling = Filling(store.cache_dir, store.repo, room, self._claims, self.together.arrivals, glanced, proven)
+            while ready:
+                found = await filling.look(ready)
+                busy += found.busy
+                begun = await asyncio.to_thread(_begun_bytes, store, state, found.missing)
+                if announced:
+                    self._tell_brought(found, begun)
+                else:
+                    self._announce(resolved, entries, [*found.missing, *busy], begun)
+                    announced = True
+                if found.missing:
+                    await asyncio.to_thread(self._check_space, store, found.missing, begun, plan)
+                    await self._transfer(resolved, store, state, found.missing)
+                self._claims.release_all()  # before waiting, so that no two fetches wait for each other
+                if not busy:
+                    return
+                self._tell(Waiting(f"Another fetch here brings {busy[0].path}; waiting for it ..."))
+                others = await filling.others(busy, urgent=self.urgent)
+                ready, busy = others.ended, others.busy
+
+    def _tell_brought(self, found: Round, begun: int) -> None:
+        """What others have brought of our files, and what they left of one that we go on with."""
+        for entry in found.here:
+            self._tell(BytesReceived(_OTHERS, Kind.CACHE, entry.size))
+            self._tell(BlobPublished(str(entry.path), entry.size))
+        if begun:
+            self._tell(BytesReceived(_OTHERS, Kind.CACHE, begun))
 
     async def _interruptible(self, work: Callable[[], _T]) -> _T:
         """Run blocking work that hashes; when cancelled, it ends soon instead of being waited for to its end."""
@@ -198,10 +268,13 @@ class Pipeline:
                     return None
                 if resolved.ref is not None and store.read_ref(resolved.ref) != manifest.commit:
                     return None
-                inventory = self._inventory(store, entries, set_aside_rotten=False)
-                if inventory.missing:
+                if self.urgent:  # what is hashed is read meanwhile, by a claim
+                    missing = len(glance(store, self.catalog, entries).here) < len(entries)
+                else:
+                    missing = bool(self._inventory(store, entries, set_aside_rotten=False).missing)
+                if missing:
                     return None
-                self._announce(resolved, entries, inventory)
+                self._announce(resolved, entries)
                 return store.snapshot_path(manifest.commit)
         except FileNotFoundError:
             return None
@@ -222,26 +295,29 @@ class Pipeline:
         return inventory
 
     def _announce(
-        self, resolved: Resolved, entries: Sequence[FileEntry], inventory: Inventory, begun_bytes: int = 0
+        self, resolved: Resolved, entries: Sequence[FileEntry], missing: Sequence[FileEntry] = (), begun_bytes: int = 0
     ) -> None:
-        missing = {entry.digest for entry in inventory.missing}
-        here = [entry for entry in entries if entry.digest not in missing]
+        lacking = {entry.digest for entry in missing}
+        here = [entry for entry in entries if entry.digest not in lacking]
         total = sum(e.size for e in entries)
-        to_come = sum(e.size for e in inventory.missing) - begun_bytes
+        to_come = sum(e.size for e in missing) - begun_bytes
         manifest = resolved.manifest
         self._tell(
             FetchPlanned(str(manifest.repo), manifest.commit.hex, len(entries), len(here), total, total - to_come)
         )
 
-    def _check_space(self, store: RepoStore, inventory: Inventory, begun: int, plan: PlacingPlan | None) -> None:
-        needed = sum(entry.size for entry in inventory.missing) - begun
+    def _check_space(
+        self, store: RepoStore, missing: Sequence[FileEntry], begun: int, plan: PlacingPlan | None
+    ) -> None:
+        needed = sum(entry.size for entry in missing) - begun
         if plan is not None:
             needed += plan.needed_on(os.fstat(store.folder.fd).st_dev)
         free = shutil.disk_usage(store.path).free
         if needed + _MARGIN_BYTES > free:
-            detail = f"{_size(needed)} more are needed and {_size(free)} are free"
+            kept = f"{human_bytes(_MARGIN_BYTES)} are kept free beyond that"
+            detail = f"{human_bytes(needed)} more are needed, {kept}, and {human_bytes(free)} are free"
             raise errors.NoSpace(detail, where=self.settings.cache_dir)
-        if os.fstatvfs(store.folder.fd).f_files and os.fstatvfs(store.folder.fd).f_favail < 2 * len(inventory.missing):
+        if os.fstatvfs(store.folder.fd).f_files and os.fstatvfs(store.folder.fd).f_favail < 2 * len(missing):
             raise errors.NoSpace(
                 "the file system has no free inodes left for so many files", where=self.settings.cache_dir
             )
@@ -252,6 +328,7 @@ class Pipeline:
         def remember(entry: FileEntry, seen: os.stat_result) -> None:
             self.catalog.set_verified(store.path / "blobs" / entry.digest.hex, entry.digest, seen, brought=True)
 
+        claims, together = self._claims, self.together
         sources = [*self.sources(), *(self.lab.sources() if self.lab else ())]
         transfer = Transfer(
             store,
@@ -262,7 +339,14 @@ class Pipeline:
             on_publishing=remember,
             page=resolved.page,
             carrier=self.lab.carrier if self.lab else None,
+            on_published=lambda entry: claims.release(entry.digest),
+            arrivals=together.arrivals,
+            pools=self.pools,
         )
+        if self.urgent:
+            for entry in missing:
+                claims.hurry(entry.digest)
+        claims.tell_hurry(transfer.hurry)
 
         def joined(source: Source) -> None:
             if source not in sources:
@@ -273,6 +357,7 @@ class Pipeline:
         try:
             await transfer.run(resolved.manifest, missing)
         finally:
+            claims.tell_hurry(None)
             unwatch()
             for source in sources:
                 await source.close()
@@ -293,6 +378,15 @@ class Pipeline:
         manifest = resolved.manifest
         return not resolved.provisional and (manifest.repo, manifest.commit) in Provisional(self.settings.home)
 
+    async def _show(self, resolved: Resolved, store: RepoStore, entries: Sequence[FileEntry], room: Room) -> None:
+        """Publish; fetches of single files that end at the same time are published together."""
+
+        async def publish(those: Sequence[FileEntry]) -> None:
+            await asyncio.to_thread(self._publish, resolved, store, those)
+
+        alone = resolved.ref is not None or resolved.provisional
+        await room.publications.do(id(self) if alone else resolved.manifest.commit, entries, publish)
+
     def _publish(self, resolved: Resolved, store: RepoStore, entries: Sequence[FileEntry]) -> None:
         repo, commit = resolved.manifest.repo, resolved.manifest.commit
         confirmed = self._is_to_confirm(resolved)
@@ -301,7 +395,7 @@ class Pipeline:
         elif confirmed:
             self._drop_false_links(resolved, store)
         with quarantine_dir(self.settings.home) as aside:
-            moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside)
+            moved = publish_snapshot(store, resolved.manifest, entries, resolved.ref, aside, self.together.trees)
             for kept in moved:
                 self._tell(Note(f"A file stood where the snapshot's {kept.stem} belongs; it is kept as {kept}."))
         if confirmed:  # not before the hub's listing is written: until then the peers' stands there
@@ -315,13 +409,8 @@ class Pipeline:
             if told.get(entry.path) != entry.digest:
                 store.unlink(resolved.manifest.commit, entry)
 
-    async def _take(self, lock: FileLock) -> None:
-        told = False
-        while not lock.try_acquire():
-            if not told:
-                self._tell(Note("Another edgecdn is fetching this repo here; waiting for it ..."))
-                told = True
-            await asyncio.sleep(_LOCK_POLL_S)
+    def _say_others_fetch(self) -> None:
+        self._tell(Note("Another edgecdn is fetching this repo here; waiting for it ..."))
 
     def _tell(self, event: Event) -> None:
         """Count it and pass it on, from any thread; what threads tell comes before what follows their end."""
@@ -339,9 +428,21 @@ class Pipeline:
         self.listener(event)
 
 
-def _begun_bytes(state: SafeDir, inventory: Inventory) -> int:
+async def _leave(room: Room, store: RepoStore) -> None:
+    """A refused fetch leaves no odd folder behind, unless others are about to fill it."""
+    async with room.door:
+        if room.is_lonely:
+            await asyncio.to_thread(store.remove_if_empty)
+
+
+def _begun_bytes(store: RepoStore, state: SafeDir, missing: Sequence[FileEntry]) -> int:
     """What earlier runs have left of the files that are missing; small ones are never left half."""
-    return sum(journaled_bytes(state, entry.digest) for entry in inventory.missing if entry.size > UNIT_BYTES)
+    try:
+        with store.blobs() as blobs:
+            large = [entry for entry in missing if entry.size > UNIT_BYTES]
+            return sum(journaled_bytes(blobs, state, entry.digest, entry.size) for entry in large)
+    except FileNotFoundError:
+        return 0
 
 
 def _first_around(inner: Path, outers: Sequence[Path]) -> Path | None:
@@ -380,7 +481,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

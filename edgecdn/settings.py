@@ -38,6 +38,7 @@ from edgecdn.settings_values import (
     rate,
     switch,
 )
+from edgecdn.tool_env import MARKS, own_hub
 
 __all__ = [
     "DEFAULT_ENDPOINT",
@@ -53,8 +54,8 @@ __all__ = [
 ]
 
 _TRUE = frozenset({"1", "on", "yes", "true"})
-_NO_SETTINGS = frozenset({"EDGECDN_HOME", "EDGECDN_CRASH", "EDGECDN_DISABLE"})
-_LATER = frozenset({"precache", "watch", "webhook", "plugin"})
+_NO_SETTINGS = frozenset({"EDGECDN_HOME", "EDGECDN_CRASH", "EDGECDN_DISABLE"}) | MARKS
+_LATER = frozenset({"precache", "watch", "webhook"})
 """Tables of parts of edgecdn that are not built yet: what is set in them is nobody's mistake."""
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -93,7 +94,7 @@ def _setting(name: str, parse: Callable[[object], Any], default: object, unit: s
 
 
 def _default_endpoints(environ: Mapping[str, str]) -> object:
-    return environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    return own_hub(environ) or DEFAULT_ENDPOINT
 
 
 def _default_cache(environ: Mapping[str, str]) -> object:
@@ -210,6 +211,14 @@ class Settings:
     limits_hours: Hours = _setting(
         "limits.hours", hours, "00:00-24:00", "HH:MM-HH:MM", "When the limits hold, local time; outside they do not."
     )
+    plugin_offline_lan: bool = _setting(
+        "plugin.offline_lan",
+        switch,
+        "off",
+        "on or off",
+        "With HF_HUB_OFFLINE, programs with the plugin get from the lab what their cache lacks; no hub is asked, and "
+        "what the lab says a name stands for is believed, as with --accept-lan-manifest.",
+    )
     aliases: Mapping[str, str] = _setting(
         "aliases", aliases, {}, "NAME=OWNER/REPO", "Your own short names; they win over the shipped ones."
     )
@@ -285,11 +294,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Reading:
     problems += _unknown(in_file, {s.name for s in settings_table()})
     ours = [name for name in environ if name.startswith("EDGECDN_") and name not in _NO_SETTINGS]
     problems += _unknown(ours, {s.variable for s in settings_table()})
-    if (
-        origins["hub.modelscope"] == "default"
-        and origins["hub.endpoints"] == "default"
-        and not environ.get("HF_ENDPOINT")
-    ):
+    if origins["hub.modelscope"] == "default" and origins["hub.endpoints"] == "default" and not own_hub(environ):
         values["hub_modelscope"] = DEFAULT_MODELSCOPE
     return Reading(values, origins, tuple(problems), home)
 

@@ -2,7 +2,7 @@
 
 A hub serves the real all-MiniLM-L6-v2 (90 MB). The first machine fetches it from there, the second from
 the first, and the third from the second, when the first is gone. Then transformers loads it there, offline,
-and compares sentences. Exits non-zero when a step fails; nothing it started is left running.
+and compares sentences; and a program that knows nothing of edgecdn does, with an empty cache of its own. Exits non-zero when a step fails; nothing it started is left running.
 """
 
 from __future__ import annotations
@@ -206,6 +206,14 @@ def show(hub: HubProcess, one: Workstation, two: Workstation, three: Workstation
     print(f"  {similar}   {different}")
     assert float(similar) > float(different) + 0.2
 
+    say(
+        "A program that knows nothing of edgecdn, with an empty cache of its own, asks three's agent instead of the hub:"
+    )
+    similar, different = embed(three, unchanged=three.folder / "another")
+    print(f"  $ edgecdn run -- python embed.py\n  {similar}   {different}")
+    assert float(similar) > float(different) + 0.2
+    assert sent_by(hub) - in_all <= METADATA_BYTES, "no file crossed the line for it"
+
     say("What three's agent shows:")
     print(f"  $ edgecdn top --once\n{indented(three.run('top', '--once'))}")
     print(f"  $ edgecdn status\n{indented(three.run('status'))}")
@@ -236,11 +244,16 @@ def sent_by(hub: HubProcess) -> int:
     return total
 
 
-def embed(machine: Workstation) -> tuple[str, str]:
-    """Load the model in a process that cannot ask anyone, and compare sentences."""
-    offline = {**machine.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+def embed(machine: Workstation, unchanged: Path | None = None) -> tuple[str, str]:
+    """Load the model and compare sentences: in a process that cannot ask anyone, or `unchanged` with that cache."""
+    environ = {**machine.environ, "TRANSFORMERS_VERBOSITY": "error"}
     code = [sys.executable, "-W", "ignore", "-c", EMBED, REPO]
-    done = subprocess.run(code, env=offline, stdout=subprocess.PIPE, text=True, check=True, timeout=COMMAND_LIMIT_S)
+    if unchanged is None:
+        environ["HF_HUB_OFFLINE"] = "1"
+    else:
+        environ["HF_HOME"] = str(unchanged)
+        code = [*COMMAND, "run", "--", *code]
+    done = subprocess.run(code, env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=COMMAND_LIMIT_S)
     similar, different = done.stdout.split()
     return similar, different
 

@@ -12,16 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecdn.cache.catalog import Catalog
-from edgecdn.control import CacheInfo, PeerInfo, RunInfo
+from edgecdn.control import CacheInfo, JobInfo, PeerInfo, RunInfo
 from edgecdn.lan_wire import OLDEST, PROTOCOL, Asker, Hello
 from edgecdn.names import RepoId
 from edgecdn.settings import Settings
 from edgecdn.settings_values import Listen
 from edgecdn.sources.peer import peer_session
+from edgecdn.together import Together
 from edgecdn.version import VERSION
 from edgecdn_agent.control.metrics import Gauges, Metrics
 from edgecdn_agent.control.server import LocalServer
 from edgecdn_agent.control.views import Views
+from edgecdn_agent.deliver.bringing import Bringer
+from edgecdn_agent.deliver.deliveries import Deliveries
+from edgecdn_agent.gateway.ensure import EnsureService
+from edgecdn_agent.gateway.gate import Gate
+from edgecdn_agent.gateway.handed_out import HandedOut
+from edgecdn_agent.gateway.modelscope import ModelScopeGate
+from edgecdn_agent.gateway.placer import Placer
+from edgecdn_agent.gateway.routes import add_gateway
+from edgecdn_agent.gateway.serving import BlobServer
 from edgecdn_agent.holdings.downloads import Downloads
 from edgecdn_agent.holdings.indexer import Indexer
 from edgecdn_agent.holdings.sharing import SharingRule
@@ -96,7 +106,7 @@ class Daemon:
         # What is here, and what of it may be given away
         self.catalog = Catalog(settings.home)
         self.rule = SharingRule(settings, self.catalog)
-        self.holdings = Holdings(settings, self.catalog, self.rule.allows)
+        self.holdings = Holdings(settings, self.catalog, self.rule.allows, is_public=self._is_public)
         self.downloads = Downloads()
 
         # Who is there
@@ -125,12 +135,16 @@ class Daemon:
             self.limits.wan,
             self._published,
             self._settle,
+            together := Together(catalog=self.catalog),
         )
+        bringer = Bringer(settings, self._job_lab, self.rule, self.limits.wan, self._published, together)
+        self.deliveries = Deliveries(settings.cache_dir, bringer, together.arrivals, self.traffic, self.catalog)
         self.supervisor = Supervisor()
         self.jobs = Jobs(runner, JobStore(mode.scratch if mode.once else settings.home), self.traffic)
+        self._add_gateway()
         self.metrics = Metrics(self.traffic, self._gauges())
         self.views = Views(
-            identity.agent_id, name, self.jobs, self.traffic, self.supervisor,
+            identity.agent_id, name, self._job_infos, self.traffic, self.supervisor,
             peers=self._peer_infos, cache=self._cache_info, listeners=self._listeners,
         )  # fmt: skip
         self.name = name
@@ -145,6 +159,7 @@ class Daemon:
         try:
             await self.supervisor.run()
         finally:
+            self.blobs.close()
             await self.session.close()
             await asyncio.to_thread(self.catalog.close)
 
@@ -156,7 +171,8 @@ class Daemon:
         """Where it is."""
         cache_dir, hubs = str(self.settings.cache_dir), self.settings.hub_endpoints
         ident, listeners = self.identity.agent_id, dict(self._listeners())
-        return RunInfo(os.getpid(), VERSION, ident, listeners, time.time(), cache_dir, hubs)
+        offline_lan, modelscope = self.settings.plugin_offline_lan, bool(self.settings.hub_modelscope)
+        return RunInfo(os.getpid(), VERSION, ident, listeners, time.time(), cache_dir, hubs, offline_lan, modelscope)
 
     async def settled(self, limit_s: float = 8.0) -> None:
         """Ready, and peers that are there have been seen."""
@@ -173,6 +189,23 @@ class Daemon:
         finally:
             unsubscribe()
 
+    def _add_gateway(self) -> None:
+        """What makes the local listener a hub for unchanged tools."""
+        settings = self.settings
+        names = LabNames(self.peers, self.lan)
+        self.gate = Gate(settings, self.rule, names, accept_lab=settings.plugin_offline_lan)
+        self.modelscope = ModelScopeGate(settings, self.holdings, self._is_public, self.gate.relay)
+        handed_out = None if self._mode.once else HandedOut(settings.home)
+        self.blobs = BlobServer(self.holdings, self.deliveries, self.modelscope.relay, handed_out=handed_out)
+        placer = Placer(
+            self.gate.finder, self.deliveries, self.holdings, self.jobs, settings.cache_dir,
+            offline_lan=settings.plugin_offline_lan,
+        )  # fmt: skip
+        self.ensure = EnsureService(placer.place)
+        self._extensions = (
+            self.ensure.extend, self.modelscope.extension(self.blobs), add_gateway(self.gate.parts(self.blobs)),
+        )  # fmt: skip
+
     # Services
 
     def _add_services(self) -> None:
@@ -181,6 +214,7 @@ class Daemon:
         server = LocalServer(
             Listen("127.0.0.1", 0) if self._mode.once else local,
             self.identity.token, self.views, self.jobs, self.metrics, lambda at: self._on_bound("local", at),
+            extensions=() if self._mode.once else self._extensions, cancel_other=self.deliveries.cancel,
         )  # fmt: skip
         ready = {name: asyncio.Event() for name in ("swarm", "lan", "discovery")}
         self._ready = ready
@@ -198,6 +232,11 @@ class Daemon:
         if settings.discovery_mdns:
             add("discovery", self._discover)
         add("jobs", self.jobs.run, self.jobs.ready)
+        if not self._mode.once:
+            add("deliveries", self.deliveries.run, self.deliveries.ready)
+            add("gateway", self.gate.run, self.gate.ready)
+            add("modelscope", self.modelscope.run)
+            add("ensure", self.ensure.run, self.ensure.ready)
         add("tell", self._tell_published)
         add("local", server.run, server.ready)
         add("lag", self.metrics.loop_lag.run)
@@ -390,6 +429,12 @@ class Daemon:
             for p in self.peers.all()
         ]  # fmt: skip
 
+    def _is_public(self, repo: RepoId) -> bool:
+        return self.rule.is_public(repo) is True
+
+    def _job_infos(self) -> tuple[JobInfo, ...]:
+        return (*self.deliveries.infos(), *self.jobs.infos())
+
     def _cache_info(self) -> CacheInfo:
         counts = self.holdings.counts
         return CacheInfo(counts.repos, counts.bytes)
@@ -398,7 +443,7 @@ class Daemon:
         counts = self.holdings
         return Gauges(
             peers=lambda: len(self.peers.all()),
-            jobs=lambda: self.jobs.running,
+            jobs=lambda: self.jobs.running + len(self.deliveries.infos()),
             repos=lambda: counts.counts.repos,
             blobs=lambda: counts.counts.blobs,
             bytes_held=lambda: counts.counts.bytes,

@@ -30,7 +30,7 @@ class Unreadable:
 class Oddity:
     """Something to look at.
 
-    `kind`: foreign, linked-repo, unreadable, broken-link, lost-ref, no-tree or partial.
+    `kind`: foreign, linked-repo, unreadable, broken-link, lost-ref, no-tree, partial or leftover.
     """
 
     kind: str
@@ -97,6 +97,8 @@ def _in_repo(cache_dir: Path, found: RepoOnDisk) -> Iterator[Oddity]:
                 yield Oddity("lost-ref", f"{found.repo}@{name}")
     if found.partial_bytes:
         yield Oddity("partial", str(found.repo), found.partial_bytes)
+    if found.leftover_bytes:
+        yield Oddity("leftover", str(found.repo), found.leftover_bytes)
 
 
 def _ref_names(base: Path) -> list[str]:

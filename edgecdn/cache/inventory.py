@@ -18,7 +18,7 @@ from edgecdn.errors import CacheRefused, ReadOnlyStore
 from edgecdn.manifest import FileEntry
 from edgecdn.verify import hash_fd
 
-__all__ = ["BlobCheck", "Inventory", "check_blob", "quarantine_dir", "set_aside", "take_inventory"]
+__all__ = ["BlobCheck", "Glance", "Inventory", "check_blob", "glance", "quarantine_dir", "set_aside", "take_inventory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,19 @@ class Inventory:
     rotten: tuple[FileEntry, ...]
     aside: Mapping[Digest, Path] = field(default_factory=dict, compare=False)
     """Where the rotten ones are now that were set aside."""
+    seen: Mapping[Digest, os.stat_result] = field(default_factory=dict, compare=False)
+    """Which files those are that are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What can be told without hashing: `here`: verified before; `unproven`: a file (as seen) stands there."""
+
+    here: tuple[FileEntry, ...]
+    unproven: Mapping[FileEntry, os.stat_result]
+    absent: tuple[FileEntry, ...]
+    seen: Mapping[Digest, os.stat_result] = field(default_factory=dict, compare=False)
+    """Which files those are that are here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,24 @@ class BlobCheck:
 def quarantine_dir(home: Path) -> SafeDir:
     """Where files are moved that are not what their name says, or stand in the way; nothing empties it by itself."""
     return SafeDir.at(home / "quarantine", create=True)
+
+
+def glance(store: RepoStore, catalog: Catalog, entries: Iterable[FileEntry]) -> Glance:
+    """Look for the blobs of `entries` (one entry a digest) without reading them. Blocks, shortly."""
+    here: list[FileEntry] = []
+    unproven: dict[FileEntry, os.stat_result] = {}
+    absent: list[FileEntry] = []
+    verified: dict[Digest, os.stat_result] = {}
+    for entry in entries:
+        seen = _seen(store, entry.digest)
+        if seen is None:
+            absent.append(entry)
+        elif catalog.is_verified(store.path / "blobs" / entry.digest.hex, entry.digest, seen):
+            here.append(entry)
+            verified[entry.digest] = seen
+        else:
+            unproven[entry] = seen
+    return Glance(tuple(here), unproven, tuple(absent), verified)
 
 
 def take_inventory(
@@ -68,17 +99,23 @@ def take_inventory(
             return check_blob(store, catalog, entry.digest, entry.size, lambda: None, again=True, stop=stop)
         return found
 
-    with ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="edgecdn-hash") as pool:
-        checks = list(zip(unique, pool.map(check, unique), strict=True))
-    here = tuple(entry for entry, found in checks if found is not None and found.right)
-    missing = tuple(entry for entry, found in checks if found is None or not found.right)
-    wrong = {entry: found.seen for entry, found in checks if found is not None and not found.right}
+    looked = glance(store, catalog, unique)  # first: most need no hashing, and no threads for it
+    checks: dict[FileEntry, BlobCheck | None] = {}
+    if looked.unproven:
+        with ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="edgecdn-hash") as pool:
+            checks = dict(zip(looked.unproven, pool.map(check, looked.unproven), strict=True))
+    proven = {entry: found.seen for entry, found in checks.items() if found is not None and found.right}
+    right = {*looked.here, *proven}
+    files = {**looked.seen, **{entry.digest: seen for entry, seen in proven.items()}}
+    here = tuple(entry for entry in unique if entry in right)
+    missing = tuple(entry for entry in unique if entry not in right)
+    wrong = {entry: found.seen for entry, found in checks.items() if found is not None and not found.right}
     aside: dict[Digest, Path] = {}
     for entry, seen in wrong.items() if set_aside_rotten else ():
         kept = set_aside(store, catalog, entry.digest, home, seen)
         if kept is not None:
             aside[entry.digest] = kept
-    return Inventory(here, missing, tuple(wrong), aside)
+    return Inventory(here, missing, tuple(wrong), aside, files)
 
 
 def check_blob(
@@ -139,15 +176,23 @@ def set_aside(store: RepoStore, catalog: Catalog, digest: Digest, home: Path, ha
         return None
 
 
-def _is_still(store: RepoStore, digest: Digest, hashed: os.stat_result) -> bool:
-    try:
-        fd = store.open_blob(digest)
-    except (CacheRefused, ReadOnlyStore):
-        return False
+def _seen(store: RepoStore, digest: Digest) -> os.stat_result | None:
+    fd = store.open_blob(digest)
     if fd is None:
-        return False
+        return None
     try:
-        now = os.fstat(fd)
+        return os.fstat(fd)
     finally:
         os.close(fd)
-    return (now.st_dev, now.st_ino, now.st_mtime_ns) == (hashed.st_dev, hashed.st_ino, hashed.st_mtime_ns)
+
+
+def _is_still(store: RepoStore, digest: Digest, hashed: os.stat_result) -> bool:
+    try:
+        now = _seen(store, digest)
+    except (CacheRefused, ReadOnlyStore):
+        return False
+    return now is not None and (now.st_dev, now.st_ino, now.st_mtime_ns) == (
+        hashed.st_dev,
+        hashed.st_ino,
+        hashed.st_mtime_ns,
+    )

@@ -28,6 +28,8 @@ class StrayJournal:
     size: int
     """Bytes the partial file takes on the disk."""
     age_s: float
+    is_done: bool = False
+    """Whether the whole file is here by now: somebody else brought it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Leftovers:
 def find_leftovers(
     store: RepoStore, state: SafeDir, catalog: Catalog, now_s: float, older_than_s: float, *, keep_blobs: bool = False
 ) -> Leftovers:
-    """Partial files of ours and unlinked brought blobs at least so old, and journals that speak of nothing."""
-    journals = [j for j in _journals(store, state, now_s) if not j.partial or j.age_s >= older_than_s]
+    """Partial files of ours and unlinked brought blobs at least so old; journals and partial files of no more use."""
+    journals = [j for j in _journals(store, state, now_s) if not j.partial or j.is_done or j.age_s >= older_than_s]
     blobs: Sequence[BlobOnDisk] = [] if keep_blobs else list(blobs_on_disk(store))
     linked = {link.named for link in read_links(store)}
     loose = [b for b in blobs if b.digest not in linked and now_s - b.path.lstat().st_mtime >= older_than_s]
@@ -72,6 +74,7 @@ def stray_journals(partials: Path, known: Sequence[str], now_s: float, older_tha
 
 
 def _journals(store: RepoStore, state: SafeDir, now_s: float) -> Iterator[StrayJournal]:
+    whole = {(blob.digest.hex, blob.size) for blob in blobs_on_disk(store)}
     for name in state.names():
         seen = state.lstat(name) if name.endswith(_JOURNAL) else None
         if seen is None:
@@ -79,7 +82,8 @@ def _journals(store: RepoStore, state: SafeDir, now_s: float) -> Iterator[StrayJ
         partial = _partial(store, state, name)
         newest = max(seen.st_mtime, partial[1].st_mtime if partial else 0.0)
         size = partial[1].st_blocks * 512 if partial else 0
-        yield StrayJournal(name, partial[0] if partial else "", size, now_s - newest)
+        is_done = partial is not None and (name.removesuffix(_JOURNAL), partial[1].st_size) in whole
+        yield StrayJournal(name, partial[0] if partial else "", size, now_s - newest, is_done)
 
 
 def _partial(store: RepoStore, state: SafeDir, journal: str) -> tuple[str, os.stat_result] | None:

@@ -58,16 +58,17 @@ class FileLock:
 
 
 @contextmanager
-def client_lock(locks: SafeDir, etag: str) -> Iterator[None]:
+def client_lock(locks: SafeDir, etag: str, *, waits: bool = True) -> Iterator[None]:
     """Hold the hub client's own lock on a blob while publishing it; blocks up to 5 s.
 
     A client that downloads the same file holds it for as long as that takes. After 5 s the
     publication goes on without: the content is the same and the rename is atomic. So it does where
     the lock cannot be had at all: it is another user's file, `locks` is closed (see
-    `RepoStore.locks`), or the file system has none.
+    `RepoStore.locks`), or the file system has none. `waits`: not for a lock whose holder may be waiting
+    for this very publication.
     """
     lock = FileLock(locks, f"{etag}.lock")
-    deadline = time.monotonic() + _CLIENT_WAIT_S
+    deadline = time.monotonic() + (_CLIENT_WAIT_S if waits else 0.0)
     while not _is_settled(lock, locks) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     try:

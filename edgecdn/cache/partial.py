@@ -107,12 +107,29 @@ class PartialFile:
             if left == 0
         ]
 
+    @property
+    def written_bytes(self) -> int:
+        """How many bytes are there, those of units that are there in part too."""
+        return self.size - sum(self._left)
+
     def prefix(self, at_least: int = 0) -> int:
         """How many bytes from the front are written without a gap; scanning starts at `at_least`."""
         index = at_least // self.unit
         while index < len(self._left) and self._left[index] == 0:
             index += 1
         return min(index * self.unit, self.size)
+
+    def part_end(self, position: int) -> int:
+        """Up to where the bytes from `position` on are written, in a unit that is there only in part; else `position`.
+
+        Takes no lock, so that readers on the event loop need not wait for a writer: the lists are never changed.
+        """
+        spans = self._parts.get(position // self.unit, ())
+        return next((span.stop for span in spans if span.start <= position < span.stop), position)
+
+    def is_whole(self, index: int) -> bool:
+        """Whether all of a unit is written."""
+        return self._left[index] == 0
 
     def write(self, start: int, pieces: Sequence[bytes]) -> None:
         """Write `pieces` at `start`, then journal the units that became whole.
@@ -170,6 +187,16 @@ class PartialFile:
         """The file's own record: a rename changes neither inode nor modification time."""
         return os.fstat(self._fd)
 
+    def duplicate(self) -> int:
+        """A descriptor of its own for who reads it meanwhile, by position; raises FileNotFoundError once it is closed.
+
+        Under the lock, so that the number is not by then that of another file.
+        """
+        with self._lock:
+            if self._fd < 0:
+                raise FileNotFoundError(self.name)
+            return os.dup(self._fd)
+
     def check_present(self) -> None:
         """Raise PartialVanished when the file is no longer where it was."""
         there = self.folder.lstat(self.name)
@@ -178,10 +205,11 @@ class PartialFile:
 
     def close(self, *, discard: bool = False, published: bool = False) -> None:
         """Close; `discard` deletes file and journal, `published` the journal alone. Safe to call twice."""
-        if self._fd < 0:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd < 0:
             return
-        os.close(self._fd)
-        self._fd = -1
+        os.close(fd)
         self._journal.close(remove=discard or published)
         if discard:
             self.folder.unlink(self.name)
@@ -207,20 +235,16 @@ class PartialFile:
                     self._parts.pop(index, None)
                     self._journal.unit(index)
                 else:
-                    give_back(self._parts.setdefault(index, []), part)
+                    parts = [*self._parts.get(index, ())]
+                    give_back(parts, part)
+                    self._parts[index] = parts
         crash_point("partial.journaled")
 
     def _resume(self, state: SafeDir) -> bool:
-        found = read_journal(state, journal_name(self.digest))
+        found = _journaled(self.folder, state, self.digest, self.size)
         if found is None:
             return False
-        header, units = found
-        there = self.folder.lstat(header.partial) if "/" not in header.partial else None
-        if (header.digest, header.size) != (self.digest.hex, self.size) or there is None:
-            return False
-        if (there.st_ino, there.st_size) != (header.inode, self.size):
-            return False
-        self.name = header.partial
+        self.name, units = found
         self._fd = self.folder.open(self.name, os.O_RDWR)
         for index in units:
             if index < len(self._left):
@@ -248,10 +272,19 @@ class PartialFile:
                 self._journal.unit(index)
 
 
-def journaled_bytes(state: SafeDir, digest: Digest) -> int:
-    """How many bytes of a blob an earlier run has left here."""
+def journaled_bytes(folder: SafeDir, state: SafeDir, digest: Digest, size: int) -> int:
+    """How many bytes of a blob an earlier run has left in `folder`: those that a `PartialFile` would go on with."""
+    found = _journaled(folder, state, digest, size)
+    return 0 if found is None else min(len(found[1]) * journal_unit(size), size)
+
+
+def _journaled(folder: SafeDir, state: SafeDir, digest: Digest, size: int) -> tuple[str, set[int]] | None:
+    """A partial file's name and whole units, where it still is the file that was journaled."""
     found = read_journal(state, journal_name(digest))
     if found is None:
-        return 0
+        return None
     header, units = found
-    return min(len(units) * journal_unit(header.size), header.size)
+    there = folder.lstat(header.partial) if "/" not in header.partial else None
+    if (header.digest, header.size) != (digest.hex, size) or there is None:
+        return None
+    return (header.partial, units) if (there.st_ino, there.st_size) == (header.inode, size) else None

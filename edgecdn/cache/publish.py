@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from edgecdn.cache.safedir import SafeDir, disk_errors
 from edgecdn.cache.store import RepoStore
 from edgecdn.crash import crash_point
 from edgecdn.manifest import FileEntry, Manifest
-from edgecdn.names import Revision
+from edgecdn.names import CommitId, Revision
 
-__all__ = ["publish_partial", "publish_small", "publish_snapshot"]
+__all__ = ["WrittenTrees", "publish_partial", "publish_small", "publish_snapshot"]
 
 
 Record = Callable[[os.stat_result], None]
@@ -29,12 +30,48 @@ Record = Callable[[os.stat_result], None]
 find what another program renamed there meanwhile."""
 
 
-def publish_partial(store: RepoStore, partial: PartialFile, record: Record) -> None:
-    """Give a verified partial file its final name; raises PartialVanished, NoSpace, ReadOnlyStore."""
+_MOST_TREES = 64
+"""Listings remembered: of the commits that are being fetched file by file."""
+
+
+class WrittenTrees:
+    """Which listings are in the cache as they should be, so that one of 10,000 files is not read again for each file.
+
+    Thread-safe. A listing that somebody else writes meanwhile has another stamp, and is looked at again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Path, CommitId], tuple[Manifest, tuple[int, int, int]]] = {}
+
+    def ensure(self, store: RepoStore, manifest: Manifest) -> None:
+        """Write the listing of a commit unless it stands there."""
+        key = store.path, manifest.commit
+        with self._lock:
+            known = self._known.get(key)
+        said = known is not None and (known[0] is manifest or known[0] == manifest)
+        if said and known is not None and known[1] == store.tree_stamp(manifest.commit):
+            return
+        if store.read_tree(manifest.commit) != manifest_without_xet(manifest):
+            store.write_tree(manifest)
+        stamp = store.tree_stamp(manifest.commit)
+        with self._lock:
+            self._known.pop(key, None)
+            if stamp is not None:
+                self._known[key] = manifest, stamp
+            while len(self._known) > _MOST_TREES:
+                del self._known[next(iter(self._known))]
+
+
+def publish_partial(store: RepoStore, partial: PartialFile, record: Record, *, waits: bool = True) -> None:
+    """Give a verified partial file its final name; raises PartialVanished, NoSpace, ReadOnlyStore.
+
+    `waits`: for a hub client that has the file locked (`client_lock`).
+    """
     crash_point("publish.1")
     partial.sync(whole=True)
     crash_point("publish.2")
-    with store.locks() as locks, client_lock(locks, partial.digest.hex):
+    with store.locks() as locks, client_lock(locks, partial.digest.hex, waits=waits):
         partial.check_present()
         record(partial.stat())
         partial.folder.rename(partial.name, partial.digest.hex)
@@ -44,15 +81,15 @@ def publish_partial(store: RepoStore, partial: PartialFile, record: Record) -> N
     partial.close(published=True)
 
 
-def publish_small(store: RepoStore, small: SmallFile, record: Record) -> None:
-    """Write a verified small file; its folder is synced once, in `publish_snapshot`."""
+def publish_small(store: RepoStore, small: SmallFile, record: Record, *, waits: bool = True) -> None:
+    """Write a verified small file; its folder is synced once, in `publish_snapshot`. `waits`: as above."""
     crash_point("publish.1")
     with store.blobs(create=True) as blobs:
-        _write_small(store, blobs, small, record)
+        _write_small(store, blobs, small, record, waits=waits)
     crash_point("publish.3")
 
 
-def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile, record: Record) -> None:
+def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile, record: Record, *, waits: bool) -> None:
     name = f"{small.digest.hex}.{secrets.token_hex(4)}.incomplete"
     fd = blobs.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -62,7 +99,7 @@ def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile, record: Rec
             os.fsync(fd)
             record(os.fstat(fd))
         crash_point("publish.2")
-        with store.locks() as locks, client_lock(locks, small.digest.hex):
+        with store.locks() as locks, client_lock(locks, small.digest.hex, waits=waits):
             blobs.rename(name, small.digest.hex)
     except BaseException:
         blobs.unlink(name)
@@ -70,18 +107,22 @@ def _write_small(store: RepoStore, blobs: SafeDir, small: SmallFile, record: Rec
 
 
 def publish_snapshot(
-    store: RepoStore, manifest: Manifest, entries: Sequence[FileEntry], revision: Revision | None, aside: SafeDir
+    store: RepoStore,
+    manifest: Manifest,
+    entries: Sequence[FileEntry],
+    revision: Revision | None,
+    aside: SafeDir,
+    trees: WrittenTrees | None = None,
 ) -> list[Path]:
     """Make a commit's files visible: all blobs of `entries` are there and verified.
 
-    `revision` is the branch or tag to move (None: none). Returns where files of the user's that
-    stood in the way are now: in `aside`, or in the repo's folder when that is another disk.
+    `revision` is the branch or tag to move (None: none). `trees` remembers listings. Returns where files
+    of the user's that stood in the way are now: in `aside`, or in the repo's folder when that is another disk.
     """
     with store.blobs(create=True) as blobs:
         blobs.sync()
     crash_point("publish.5")
-    if store.read_tree(manifest.commit) != manifest_without_xet(manifest):
-        store.write_tree(manifest)
+    (trees or WrittenTrees()).ensure(store, manifest)
     crash_point("publish.6")
     moved = [kept for entry in entries if (kept := store.link(manifest.commit, entry, aside)) is not None]
     store.sync_snapshot(manifest.commit, tuple(entries))

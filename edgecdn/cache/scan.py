@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,9 @@ class RepoOnDisk:
     blobs: tuple[BlobOnDisk, ...]
     commits: tuple[CommitOnDisk, ...]
     partial_bytes: int
+    """On the disk, of files that are not complete."""
+    leftover_bytes: int = 0
+    """On the disk, of partial files of what is complete by now."""
 
     @property
     def size(self) -> int:
@@ -70,7 +74,7 @@ def scan_repo(cache_dir: Path, repo: RepoId) -> RepoOnDisk:
     with open_repo(cache_dir, repo) as store:
         blobs = tuple(blobs_on_disk(store))
         commits = tuple(_commit(store, commit) for commit in store.commits())
-        return RepoOnDisk(repo, blobs, commits, _partial_bytes(store))
+        return RepoOnDisk(repo, blobs, commits, *_partial_bytes(store, blobs))
 
 
 def blobs_on_disk(store: RepoStore) -> Iterator[BlobOnDisk]:
@@ -110,10 +114,17 @@ def _linked_digest(path: Path) -> Digest | None:
         return None
 
 
-def _partial_bytes(store: RepoStore) -> int:
-    try:
-        with store.blobs() as blobs:
-            seen = [blobs.lstat(name) for name in blobs.names() if name.endswith(".incomplete")]
-    except (FileNotFoundError, CacheRefused):
-        return 0
-    return sum(s.st_blocks * 512 for s in seen if s is not None)
+def _partial_bytes(store: RepoStore, complete: Sequence[BlobOnDisk]) -> tuple[int, int]:
+    """Of files that are not complete, and of those that are."""
+    done = {blob.digest.hex for blob in complete}
+    unfinished = leftover = 0
+    with suppress(FileNotFoundError, CacheRefused), store.blobs() as blobs:
+        for name in blobs.names():
+            seen = blobs.lstat(name) if name.endswith(".incomplete") else None
+            if seen is None:
+                continue
+            if name.partition(".")[0] in done:
+                leftover += seen.st_blocks * 512
+            else:
+                unfinished += seen.st_blocks * 512
+    return unfinished, leftover

@@ -106,6 +106,15 @@ class RepoStore:
         except BadInput:
             return None
 
+    def tree_stamp(self, commit: CommitId) -> tuple[int, int, int] | None:
+        """Inode, size and time of a commit's listing, equal while nobody writes another; None: there is none."""
+        try:
+            with self.folder.sub("trees") as trees:
+                seen = trees.lstat(f"{commit.hex}.json")
+        except FileNotFoundError:
+            return None
+        return None if seen is None else (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
     def write_tree(self, manifest: Manifest) -> None:
         """Keep a commit's whole listing."""
         with self.folder.sub("trees", create=True) as trees:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import click
 
+from edgecdn.cli.agent_call import ask_agent
 from edgecdn.cli.output import tell
 from edgecdn.cli.status import status
+from edgecdn.errors import AgentNotRunning
 from edgecdn.settings import home_dir, load_settings
 
 __all__ = ["agent"]
@@ -34,11 +37,15 @@ def run(log_format: str, verbose: bool) -> None:
 
 @agent.command()
 def start() -> None:
-    """Start it in the background and wait until it is ready; its log goes to agent.log of its home."""
-    from edgecdn.upkeep.agent_process import agent_command, agent_log, agent_pid, start_agent
+    """Start it in the background and wait until it is ready; its log goes to agent.log of its home.
 
-    home = load_settings().home  # and what is wrong in the settings is said here, not in a log
-    running = agent_pid(home)
+    Exit code 8 where one runs already that does not answer.
+    """
+    from edgecdn.upkeep.agent_process import agent_command, agent_log, answering_agent, other_ports, start_agent
+
+    settings = load_settings()  # and what is wrong in them is said here, not in a log
+    home = settings.home
+    running = answering_agent(home)
     if running is not None:
         tell(f"The agent of {home} is running already (process {running}).")
         return
@@ -46,17 +53,33 @@ def start() -> None:
     tell(f"The agent is ready (process {address.run.pid}); its log is {agent_log(home)}.")
     for part, reason in failing.items():
         tell(f"One part of it is down, {part}: {reason or 'the log says why'}.")
+    moved = other_ports(settings, _listeners() or address.run.listeners)
+    if moved:
+        tell(f"Ports were taken, so it uses others: {', '.join(moved)}. A firewall has to let lan and swarm in.")
     click.echo(address.url)
+
+
+def _listeners() -> Mapping[str, str]:
+    """Where the agent really listens: run.json follows a moment later."""
+    try:
+        return ask_agent(lambda link: link.status()).listeners
+    except AgentNotRunning:
+        return {}
 
 
 @agent.command()
 def stop() -> None:
     """Stop it; fetches that it runs go on when it is started again."""
-    from edgecdn.upkeep.agent_process import stop_agent
+    from edgecdn.upkeep.agent_process import stop_agent, waited_for
 
     home = home_dir(os.environ)
+    waiting = waited_for(home)
     pid = stop_agent(home)
     tell(f"No agent serves {home}." if pid is None else f"The agent (process {pid}) has stopped.")
+    if pid is not None and waiting:
+        were = "1 file or fetch was" if waiting == 1 else f"{waiting} files or fetches were"
+        then = "unless it is back in a second, tools begin anew from the hub; commands go on when run again"
+        tell(f"{were} waited for: {then}.")
 
 
 @agent.command()

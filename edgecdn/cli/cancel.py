@@ -41,7 +41,9 @@ def cancel(model: str) -> None:
     if not answers:
         raise BadInput(f"The agent has no fetch '{model}' under way", hint="`edgecdn status` lists its fetches.")
     for job, answer in answers:
-        if answer.others:
+        if answer.by_tools:
+            tell(f"{job.title} goes on: a program waits for it or did so seconds ago; end that, or wait a little.")
+        elif answer.others:
             waits = f"{counted(answer.others, 'command')} still wait{'s' if answer.others == 1 else ''} for it"
             tell(f"{job.title} goes on: {waits}; Ctrl-C there, or wait.")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
@@ -49,6 +50,7 @@ def set_(name: str, values: tuple[str, ...]) -> None:
     variable = find_setting(name).variable
     if variable in os.environ:
         tell(f"The environment has {variable}, which wins over it.")
+    _tell_agent(home)
 
 
 @config.command()
@@ -58,12 +60,26 @@ def unset(name: str) -> None:
     home = home_dir(os.environ)
     was_there = unset_value(home, name)
     tell(f"{name} is back to its default." if was_there else f"{name} was not set in {config_file(home)}.")
+    if was_there:
+        _tell_agent(home)
 
 
 @config.command()
 def path() -> None:
     """Print where config.toml is (or would be)."""
     click.echo(config_file(home_dir(os.environ)))
+
+
+def _tell_agent(home: Path) -> None:
+    """A running agent has read its settings long ago."""
+    from edgecdn.upkeep.agent_process import agent_pid
+    from edgecdn.upkeep.systemd_unit import UNIT, unit_path
+
+    pid = agent_pid(home)
+    if pid is not None:
+        again = f"systemctl --user restart {UNIT}" if unit_path(os.environ).exists() else ""
+        by_hand = "`edgecdn agent stop`, then `edgecdn agent start`"
+        tell(f"The agent (process {pid}) reads it when it starts again: {again and f'`{again}`, or '}{by_hand}.")
 
 
 def _row(setting: Setting, reading: Reading) -> dict[str, object]:

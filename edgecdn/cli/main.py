@@ -29,6 +29,9 @@ _COMMANDS = {
     "peers": ("edgecdn.cli.peers:peers", "List the agents that share with this one."),
     "top": ("edgecdn.cli.top:top", "Watch peers, fetches and rates."),
     "cancel": ("edgecdn.cli.cancel:cancel", "Stop a fetch of the agent that nobody waits for."),
+    "env": ("edgecdn.cli.env:env", "Print the variables that make a shell's tools use edgecdn."),
+    "run": ("edgecdn.cli.run:run", "Run one command that gets its models through edgecdn."),
+    "hook": ("edgecdn.cli.hook:hook", "Have the programs of a Python environment ask the agent first."),
     "config": ("edgecdn.cli.config:config", "Show or change the settings."),
 }
 """Name to where it is and its line in the help, so that the help loads none of them."""

@@ -9,27 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgecdn.sizes import human_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
 __all__ = ["counted", "human_bytes", "human_seconds", "json_option", "print_json", "print_table", "tell"]
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The `--json` every listing has."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
-
-
-def human_bytes(count: float) -> str:
-    """1234567 as `1.2 MB` (decimal units, as disks and lines are sold)."""
-    for unit in _UNITS[:-1]:
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {_UNITS[-1]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -27,6 +27,9 @@ from edgecdn.upkeep.housekeeping import (
 
 __all__ = ["gc", "rm"]
 
+_WHY = {True: "the whole file is here", False: "abandoned"}
+"""A partial file goes."""
+
 
 @click.command()
 @click.argument("model", metavar="MODEL[@REV]")
@@ -139,7 +142,7 @@ def _removed_row(done: RemovedRepo, *, dry_run: bool) -> dict[str, Any]:
 def _leftover_rows(cleaned: Cleaned) -> list[dict[str, Any]]:
     repo = str(cleaned.repo)
     journals = [
-        {"repo": repo, "what": "partial", "name": j.partial, "bytes": j.size, "why": "abandoned"}
+        {"repo": repo, "what": "partial", "name": j.partial, "bytes": j.size, "why": _WHY[j.is_done]}
         if j.partial
         else {"repo": repo, "what": "journal", "name": j.name, "bytes": 0, "why": "its partial file is gone"}
         for j in cleaned.leftovers.journals

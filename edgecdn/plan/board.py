@@ -6,7 +6,9 @@ Rules, in order:
    each asked for at least `GRACE_S`, together bring less than `ENOUGH_RATE` (10 s mean), or nothing for `GRACE_S`.
 3. Lowest missing bytes first, so that verification can follow; up to two large files at once, so that
    two cores can verify.
-4. With nothing free, an idle connection shares the tail of a slow one (`edgecdn.plan.split`).
+4. Of a file that somebody reads as it comes, each request is so small that it ends soon
+   (`edgecdn.plan.quick`): what can be read ends where the slowest of the first requests is.
+5. With nothing free, an idle connection shares the tail of a slow one (`edgecdn.plan.split`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from edgecdn.events import Kind
 from edgecdn.manifest import FileEntry
 from edgecdn.plan.backoff import backoff_s
 from edgecdn.plan.growth import Window
+from edgecdn.plan.quick import quick_stop
 from edgecdn.plan.split import choose_split
 from edgecdn.plan.state import Blob, Lease, SourceState
 from edgecdn.spans import SEGMENT_BYTES, UNIT_BYTES, Span, give_back
@@ -70,6 +73,23 @@ class Board:
         """A source turned out to have a file."""
         source.offered.add(blob)
         source.queue.append(blob)
+
+    def hurry(self, blob: Blob, now: float) -> None:
+        """Somebody reads a file as it comes: every source is asked for it before the others, a little at a time.
+
+        Requests under way are shortened: at their ends is what the reader needs last.
+        """
+        for source in self.sources.values():
+            if blob in source.offered:
+                source.queue.appendleft(blob)
+        if blob.hurried:
+            return
+        blob.hurried = True
+        for lease in blob.leases:
+            stop = quick_stop(lease.position, lease.source, now)
+            if stop < lease.stop and not lease.whole and not lease.revoked:
+                rest, lease.stop = Span(stop, lease.stop), stop
+                self._give_back(blob, rest)
 
     def remove(self, blob: Blob) -> None:
         """A file is done, or given up."""
@@ -224,6 +244,8 @@ class Board:
         first = blob.free[0]
         whole = blob in source.whole_only
         length = len(first) if whole else min(len(first), self._segment_bytes())
+        if blob.hurried and not whole:
+            length = min(length, quick_stop(first.start, source, now) - first.start)
         if source.first_asked_at is None:
             source.first_asked_at = now
             source.window.start(now)

@@ -25,6 +25,8 @@ class Blob:
     """Bytes of it each source has given in this job."""
     held: bool = False
     """Nobody is asked for it: a carrier has it."""
+    hurried: bool = False
+    """Somebody reads it as it comes."""
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,8 +22,10 @@ from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from edgecdn.lately import Lately
 from edgecdn.sources.answers import refuse_status
 from edgecdn.sources.faults import Broken, Misbehaved
+from edgecdn.sources.kept import Kept
 from edgecdn.sources.own_thread import in_own_thread
 from edgecdn.sources.reach import Reach, may_redirect, reach_of
 from edgecdn.version import VERSION
@@ -46,6 +47,9 @@ _MOST_IN_FLIGHT_BYTES = 2 << 20
 """Window of one connection: what a crash or a split loses of it. 16 of them carry 1 Gbit/s over 250 ms."""
 
 _LOOKUP_MEMORY_S = 60.0
+_MOST_LOOKUPS = 256
+"""Storage hosts that hubs redirect to may have many names."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -69,16 +73,16 @@ class RememberingResolver(AbstractResolver):
     """Name look-ups by the system, kept for a minute."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[float, list[ResolveResult]]] = {}
+        self._known: Lately[list[ResolveResult]] = Lately(_LOOKUP_MEMORY_S, most=_MOST_LOOKUPS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         known = self._known.get((host, port))
-        if known is None or known[0] < time.monotonic():
-            known = (time.monotonic() + _LOOKUP_MEMORY_S, await self._look_up(host, port))
-            self._known[host, port] = known
-        return [r for r in known[1] if family in (socket.AF_UNSPEC, r["family"])]
+        if known is None:
+            known = await self._look_up(host, port)
+            self._known.put((host, port), known)
+        return [r for r in known if family in (socket.AF_UNSPEC, r["family"])]
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -110,9 +114,13 @@ class RememberingResolver(AbstractResolver):
 
 
 class ByteClient:
-    """GET and HEAD requests for file bytes. One per job; close it at the end."""
+    """GET and HEAD requests for file bytes. One per job, or for jobs with the same rights; close it at the end.
+
+    `kept`: what sources asked of their servers through it.
+    """
 
     def __init__(self, credentials: Sequence[Credentials] = (), *, resolver: AbstractResolver | None = None) -> None:
+        self.kept = Kept()
         self._credentials = credentials
         self._resolver = resolver or RememberingResolver()
         self._session: aiohttp.ClientSession | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,10 @@ from edgecdn.sources.http import ByteClient
 from edgecdn.sources.ranged import RangedOffer, read_ranged
 from edgecdn.spans import Span
 
-__all__ = ["ModelScopeApi", "ModelScopeSource"]
+__all__ = ["LISTING_LIMIT", "ModelScopeApi", "ModelScopeSource", "listed_entries", "manifest_of"]
 
 _DEFAULT_REVISION = "master"
-_CUT_AT = 3000
+LISTING_LIMIT = 3000
 """Its model listing is silently cut here."""
 
 _PAGE = 200
@@ -96,20 +97,33 @@ class _Api:
 
 
 class ModelScopeSource:
-    """Bytes of files it also has, matched by SHA-256 and size."""
+    """Bytes of files it also has, matched by SHA-256 and size. `own`: the commits it is asked about are its own."""
 
-    def __init__(self, endpoint: str, kind: Kind, client: ByteClient, *, connections: int) -> None:
+    def __init__(self, endpoint: str, kind: Kind, client: ByteClient, *, connections: int, own: bool = False) -> None:
         self._api = _Api(endpoint, client)
+        self._own = own
         self.name = self._api.name
         self.kind = kind
         self.connections = connections
 
     async def offer(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> Mapping[Digest, Offer]:
         """The files of the repo of the same name that are the same; raises Missing, Broken."""
-        if manifest.repo.type is RepoType.SPACE:
+        wanted = [entry for entry in wanted if entry.digest.kind is DigestKind.SHA256]  # it lists no other digest
+        if manifest.repo.type is RepoType.SPACE or not wanted:
             return {}
+        if self._own and manifest.commit == _commit("", manifest.files):  # a data set's: many pages, all read already
+            return {e.digest: self._ranged(manifest.repo, _DEFAULT_REVISION, e, e.path) for e in wanted}
+        found = await self._offer(manifest.repo, _DEFAULT_REVISION, wanted)
+        missing = [entry for entry in wanted if entry.digest not in found]
+        if missing and self._own:  # of another branch than the default one
+            with suppress(Missing):
+                found |= await self._offer(manifest.repo, manifest.commit.hex, missing)
+        return found
+
+    async def _offer(self, repo: RepoId, revision: str, wanted: Sequence[FileEntry]) -> dict[Digest, Offer]:
         try:
-            _, files = await self._api.listing(manifest.repo, _DEFAULT_REVISION)
+            question = (self._api.endpoint, repo, revision)
+            _, files = await self._api.client.kept.ask(question, lambda: self._api.listing(repo, revision))
         except BadInput as error:
             raise Broken(f"lists something impossible ({error})") from error
         there = {(file.digest, file.size): file for file in files}
@@ -117,10 +131,11 @@ class ModelScopeSource:
         for entry in wanted:
             file = there.get((entry.digest, entry.size))
             if file is not None:
-                found[entry.digest] = RangedOffer(
-                    entry, None, self._api.file_url(manifest.repo, _DEFAULT_REVISION, file.path)
-                )
+                found[entry.digest] = self._ranged(repo, revision, entry, file.path)
         return found
+
+    def _ranged(self, repo: RepoId, revision: str, entry: FileEntry, path: RepoPath) -> RangedOffer:
+        return RangedOffer(entry, None, self._api.file_url(repo, revision, path))
 
     def read(self, offer: Offer, span: Span) -> AsyncGenerator[bytes, None]:
         """The bytes of `span`; see `Source.read`."""
@@ -164,8 +179,8 @@ class ModelScopeApi:
             raise errors.ManifestRefused(str(error).rstrip("."), name=repo, where=self.name) from error
         if not files:
             raise errors.RevisionMissing(name=repo, revision=shown, nearest="")
-        if len(files) >= _CUT_AT and repo.type is RepoType.MODEL:
-            raise errors.ManifestRefused(f"it is cut at {_CUT_AT} files", name=repo, where=self.name)
+        if len(files) >= LISTING_LIMIT and repo.type is RepoType.MODEL:
+            raise errors.ManifestRefused(f"it is cut at {LISTING_LIMIT} files", name=repo, where=self.name)
         commit = _commit(said, files)
         self._listed[repo, commit] = files
         return _Head(commit)
@@ -173,9 +188,8 @@ class ModelScopeApi:
     async def manifest(self, repo: RepoId, commit: CommitId) -> Manifest:
         """The listing that `head` saw."""
         files = self._listed.get((repo, commit), [])
-        entries = (FileEntry(f.path, f.size, f.digest, lfs_pointer_oid(f.digest, f.size)) for f in files)
         try:
-            return Manifest.of(repo, commit, entries)
+            return Manifest.of(repo, commit, map(_entry, files))
         except BadInput as error:
             raise errors.ManifestRefused(str(error).rstrip("."), name=repo, where=self.name) from error
 
@@ -202,6 +216,20 @@ class ModelScopeApi:
         return [(await self.head(repo, revision)).commit]
 
 
+def listed_entries(raw: object) -> list[FileEntry]:
+    """The files of a listing (its `Files`), those without a SHA-256 left out; raises BadInput."""
+    return [_entry(file) for file in _files(raw)]
+
+
+def manifest_of(repo: RepoId, said: str, entries: Sequence[FileEntry]) -> Manifest:
+    """A whole listing as a manifest; `said`: the commit it names, or empty. Raises BadInput."""
+    return Manifest.of(repo, _commit(said, entries), entries)
+
+
+def _entry(file: _Listed) -> FileEntry:
+    return FileEntry(file.path, file.size, file.digest, lfs_pointer_oid(file.digest, file.size))
+
+
 def _files(raw: object) -> list[_Listed]:
     """The files of a listing; entries without a SHA-256 (folders, odd ones) are left out. Raises BadInput."""
     found: list[_Listed] = []
@@ -216,7 +244,7 @@ def _files(raw: object) -> list[_Listed]:
     return found
 
 
-def _commit(said: str, files: Sequence[_Listed]) -> CommitId:
+def _commit(said: str, files: Sequence[_Listed | FileEntry]) -> CommitId:
     try:
         return CommitId(said)
     except BadInput:

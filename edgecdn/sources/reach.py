@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from socket import inet_aton, inet_ntoa
+from urllib.parse import urlsplit
 
-__all__ = ["Reach", "may_redirect", "reach_of"]
+__all__ = ["Reach", "may_lead", "may_redirect", "reach_of"]
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -47,6 +49,35 @@ def may_redirect(hub: Iterable[Reach], target: Iterable[Reach]) -> bool:
     allowed = {Reach.PUBLIC, *hub} - {Reach.RESERVED}
     reached = set(target)
     return bool(reached) and reached <= allowed
+
+
+def may_lead(hub: str, target: str) -> bool:
+    """Whether a client may be handed on from one web address to another, as far as can be told without name look-ups.
+
+    Never from https to plain http, nor to a host of this machine or a private network by its number or `localhost`,
+    unless the hub is at one of the same kind.
+    """
+    start, end = urlsplit(hub), urlsplit(target)
+    if end.scheme not in ("https", "http") or not end.hostname or "\\" in target:  # some read it as a slash
+        return False
+    if start.scheme == "https" and end.scheme != "https":
+        return False
+    return may_redirect([_reach_by_name(start.hostname or "")], [_reach_by_name(end.hostname)])
+
+
+def _reach_by_name(host: str) -> Reach:
+    """A name counts as public: who asks for it looks it up, and is where it would be without us."""
+    plain = host.rstrip(".")
+    if plain == "localhost" or plain.endswith(".localhost"):
+        return Reach.LOOPBACK
+    try:
+        return reach_of(plain)
+    except ValueError:
+        pass
+    try:
+        return reach_of(inet_ntoa(inet_aton(plain)))  # 2130706433, 0x7f.1, 127.1: clients take them for addresses
+    except (OSError, ValueError):
+        return Reach.PUBLIC
 
 
 def _unwrap(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -20,6 +20,9 @@ __all__ = ["Carriage", "make_cargo"]
 
 _LEASES_END_S = 0.02
 
+_SETTLE_S = 3.0
+"""So long (seconds) the sources may go on with units that readers know in part, before a carrier drops those."""
+
 
 @dataclass(slots=True)
 class Carriage:
@@ -48,6 +51,7 @@ class Carriage:
             self._to_sources()
             if again:
                 await self.carrier.called_for(self.cargo)
+                await self.incoming.settle_parts(_SETTLE_S)
                 if self._is_over():
                     return
                 await self._from_sources()
@@ -59,6 +63,7 @@ class Carriage:
         return self.incoming.standing is not None or self.blob not in self.board.blobs
 
     def _to_sources(self) -> None:
+        self.incoming.arrival.tell_parts(on=True)
         self.board.begin_anew(self.blob)
         self.board.restart(self.blob, self.incoming.missing())
         self.wake()

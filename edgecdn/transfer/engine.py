@@ -26,7 +26,6 @@ from edgecdn.events import (
     Listener,
     Note,
     SourceDropped,
-    Waiting,
 )
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.plan.board import Board
@@ -42,11 +41,13 @@ from edgecdn.sources.faults import (
     WrongPiece,
 )
 from edgecdn.spans import UNIT_BYTES, Span
+from edgecdn.transfer.arrivals import Arrival, Arrivals
 from edgecdn.transfer.carrier import Carrier
 from edgecdn.transfer.carrying import Carriage, make_cargo
 from edgecdn.transfer.court import Court
-from edgecdn.transfer.incoming import Incoming, WorkThreads
+from edgecdn.transfer.incoming import Incoming, Pools, WorkThreads
 from edgecdn.transfer.outcome import most_telling
+from edgecdn.transfer.patience import LONGEST_TOLD_S, Patience
 from edgecdn.transfer.writer import LeaseWriter
 
 __all__ = ["Transfer"]
@@ -71,24 +72,17 @@ _MORE_OFFERS_S = 0.5
 _BACK_AGAIN_S = 1.0
 """A source that says it has changed, or is back, is tried again this soon."""
 
-_LONGEST_TOLD_S = 900.0
-"""A hub may ask for a pause of at most this; beyond, it is not waited for."""
-
-_HOPELESS = 5
-"""So many failures in a row, some 10 s, of sources that never gave a byte end a fetch before its patience does."""
-
 _STANDS_BADLY = 2
 """So many failures in a row, and another source may give what one was to stand for."""
-
-_SILENCE_S = 3.0
-"""Without a byte for this long, the user is told why."""
 
 
 class Transfer:
     """Brings files of one commit into the store, verified. Use once.
 
     `on_publishing` is called in a thread for each verified file, with its stat, just before it gets
-    its name. `page` is the repo's page on its hub. `carrier` is tried first for files it takes.
+    its name, `on_published` on the loop once it has it. `page` is the repo's page on its hub. `carrier` is
+    tried first for files it takes. `arrivals` is where files are shown as they come. `pools`: threads that
+    are shared with others.
     """
 
     def __init__(
@@ -102,6 +96,9 @@ class Transfer:
         on_publishing: Callable[[FileEntry, os.stat_result], None],
         page: str = "",
         carrier: Carrier | None = None,
+        on_published: Callable[[FileEntry], None] | None = None,
+        arrivals: Arrivals | None = None,
+        pools: Pools | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Random | None = None,
     ) -> None:
@@ -109,17 +106,20 @@ class Transfer:
         self._state = state
         self._sources = {source.name: source for source in sources}
         self._listener = listener
-        self._patience_s = patience_s
         self._on_publishing = on_publishing
+        self._on_published = on_published
+        self._arrivals = arrivals or Arrivals()
+        self._hurried: set[Digest] = set()
         self._page = page
         self._carrier = carrier
         self._carrying = asyncio.Semaphore(_CARRIED)
         self._clock = clock
         self._board = Board(chance or Random())
-        self._threads = WorkThreads.start()
+        self._threads = WorkThreads.start(pools)
         self._offers: dict[str, Mapping[Digest, Offer]] = {}
         self._incoming: dict[Blob, Incoming] = {}
         self._court = Court(self._board, self._offers, listener)
+        self._patience = Patience(self._board, self._court, listener, patience_s, clock())
         self._parts: set[PartialFile] = set()
         self._waiting: deque[FileEntry] = deque()
         self._running: dict[Lease, asyncio.Task[None]] = {}
@@ -130,9 +130,6 @@ class Transfer:
         self._absent: set[str] = set()
         self._left = 0
         self._open = 0
-        self._progress_at = self._clock()
-        self._told_until = 0.0
-        self._said_waiting = False
 
     async def run(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
         """Receive, verify and publish the blobs of `wanted` (one entry per digest).
@@ -188,10 +185,25 @@ class Transfer:
         if self._ask_now is not None:
             self._ask_now(source)
 
+    def hurry(self, digest: Digest) -> None:
+        """Somebody waits for a file: it is begun at once, and asked for before the others."""
+        self._hurried.add(digest)
+        for entry in [entry for entry in self._waiting if entry.digest == digest]:
+            self._waiting.remove(entry)
+            self._waiting.appendleft(entry)
+        for blob, incoming in self._incoming.items():
+            if blob.entry.digest == digest:
+                self._hurry(blob, incoming)
+        self._wake.set()
+
+    def _hurry(self, blob: Blob, incoming: Incoming) -> None:
+        incoming.hurried = True
+        self._board.hurry(blob, self._clock())
+
     async def _drive(self, group: asyncio.TaskGroup, manifest: Manifest) -> None:
         while self._left:
             now = self._clock()
-            while self._waiting and self._open < _ADMITTED:
+            while self._waiting and (self._open < _ADMITTED or self._waiting[0].digest in self._hurried):
                 self._open += 1
                 group.create_task(self._bring(group, manifest, self._waiting.popleft()))
             self._cancel_lost()
@@ -249,15 +261,31 @@ class Transfer:
     # One file, from its first byte to its publication
 
     async def _bring(self, group: asyncio.TaskGroup, manifest: Manifest, entry: FileEntry) -> None:
-        published = False
-        while not published:
-            part = await self._threads.do(self._threads.write, lambda: self._open_part(entry))
-            incoming = Incoming(entry, part, self._threads)
+        with self._arrivals.bring(manifest.repo, entry) as arrival:
+            arrival.publish(await self._bring_shown(group, manifest, entry, arrival))
+        self._done.add(entry.digest)
+        self._open -= 1
+        self._left -= 1
+        self._wake.set()
+        self._listener(BlobPublished(str(entry.path), entry.size))
+        if self._on_published is not None:
+            self._on_published(entry)
+
+    async def _bring_shown(
+        self, group: asyncio.TaskGroup, manifest: Manifest, entry: FileEntry, arrival: Arrival
+    ) -> os.stat_result:
+        """The file as it was published."""
+        published = None
+        while published is None:
+            part = await self._open_part(entry)
+            incoming = Incoming(entry, part, self._threads, arrival)
             missing = incoming.missing()  # nothing of it: hashing decides, and nobody else may touch it meanwhile
             may_carry = self._carrier is not None and self._carrier.takes(entry)
             carried = may_carry and isinstance(part, PartialFile) and bool(missing)
             blob = self._board.add_blob(entry, () if carried else missing, self._offering(entry))
             self._incoming[blob] = incoming
+            if entry.digest in self._hurried:
+                self._hurry(blob, incoming)
             carrying = group.create_task(self._carry(manifest, blob, incoming)) if carried else None
             self._wake.set()
             published = await self._complete(blob, incoming)
@@ -266,11 +294,7 @@ class Transfer:
                 carrying.cancel()
             del self._incoming[blob]
             self._parts -= {part}
-        self._done.add(entry.digest)
-        self._open -= 1
-        self._left -= 1
-        self._wake.set()
-        self._listener(BlobPublished(str(entry.path), entry.size))
+        return published
 
     async def _carry(self, manifest: Manifest, blob: Blob, incoming: Incoming) -> None:
         """Let the carrier bring what it can; the sources bring the rest."""
@@ -278,7 +302,7 @@ class Transfer:
         assert carrier is not None
 
         def received(count: int) -> None:
-            self._progress_at = self._clock()
+            self._patience.carried(self._clock())
             self._listener(BytesReceived(carrier.name, carrier.kind, count))
 
         def tell(text: str) -> None:
@@ -291,18 +315,27 @@ class Transfer:
         try:
             await carriage.run(self._carrying)
         except errors.SystemFailed:  # somebody may still write into this very file: it is no good any more
-            await self._threads.do(self._threads.write, partial(incoming.part.close, discard=True))
+            await self._discard(incoming)
             raise
 
-    def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
+    async def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
             return SmallFile(entry.digest, entry.size)
-        part = PartialFile(self._store.blobs(create=True), self._state, entry.digest, entry.size)
-        self._parts.add(part)
-        return part
 
-    async def _complete(self, blob: Blob, incoming: Incoming) -> bool:
-        """Wait for all bytes, verify, publish; False when the partial file vanished and all begins again."""
+        def open_partial() -> PartialFile:
+            part = PartialFile(self._store.blobs(create=True), self._state, entry.digest, entry.size)
+            self._parts.add(part)
+            return part
+
+        return await self._threads.do(self._threads.write, open_partial)
+
+    async def _discard(self, incoming: Incoming) -> None:
+        """Throw away what is there of it."""
+        incoming.arrival.take_back()
+        await self._threads.do(self._threads.write, partial(incoming.part.close, discard=True))
+
+    async def _complete(self, blob: Blob, incoming: Incoming) -> os.stat_result | None:
+        """Wait for all bytes, verify, publish; None when the partial file vanished and all begins again."""
         part = incoming.part
         while not (await incoming.follow() or await incoming.verify_again()):
             await self._dispute(blob, incoming)
@@ -311,24 +344,28 @@ class Transfer:
         if self._carrier is not None and (tree := incoming.tree) is not None:
             self._carrier.built(blob.entry, tree)
         try:
-            await self._threads.do(self._threads.publish, lambda: self._publish(part, blob.entry))
+            return await self._threads.do(self._threads.publish, lambda: self._publish(part, blob.entry))
         except PartialVanished:
             self._listener(
                 Note(f"The partial file of {blob.entry.path} was removed by another program; it starts again.")
             )
-            await self._threads.do(self._threads.write, lambda: part.close(discard=True))
+            await self._discard(incoming)
             self._discarded(sum(incoming.given.values(), Counter()))
-            return False
-        return True
+            return None
 
-    def _publish(self, part: PartialFile | SmallFile, entry: FileEntry) -> None:
+    def _publish(self, part: PartialFile | SmallFile, entry: FileEntry) -> os.stat_result:
+        published: list[os.stat_result] = []
+
         def record(seen: os.stat_result) -> None:
+            published.append(seen)
             self._on_publishing(entry, seen)
 
+        waits = entry.digest not in self._hurried  # who waits for it may be the one that has it locked
         if isinstance(part, PartialFile):
-            publish_partial(self._store, part, record)
+            publish_partial(self._store, part, record, waits=waits)
         else:
-            publish_small(self._store, part, record)
+            publish_small(self._store, part, record, waits=waits)
+        return published[-1]
 
     async def _dispute(self, blob: Blob, incoming: Incoming) -> None:
         carrier = "" if self._carrier is None else self._carrier.name
@@ -338,7 +375,7 @@ class Transfer:
         try:
             verdict = self._court.judge(incoming)
         except errors.IntegrityFailure:
-            await self._threads.do(self._threads.write, lambda: incoming.part.close(discard=True))
+            await self._discard(incoming)
             raise
         assert verdict.truth is not None
         self._discarded(await incoming.suspect(verdict.again, verdict.truth, build_tree=carried))
@@ -392,7 +429,7 @@ class Transfer:
         now = self._clock()
         self._board.received(lease, count, now)
         if count:
-            self._progress_at, self._told_until, self._said_waiting = now, 0.0, False
+            self._patience.arrived(now)
 
     def _landed(self, lease: Lease, count: int) -> None:
         self._listener(BytesReceived(lease.source.name, lease.source.kind, count))
@@ -406,13 +443,11 @@ class Transfer:
                 self._board.exclude(source, blob)
             case Denied():
                 self._court.drop(source.name, f"refuses access ({fault})")
-            case Busy(retry_after_s=told) if told is not None and told > _LONGEST_TOLD_S:
+            case Busy(retry_after_s=told) if told is not None and told > LONGEST_TOLD_S:
                 self._court.drop(source.name, f"asks to be left alone for {told:.0f} s")
             case Busy(retry_after_s=told):
                 self._board.busy(source, told, now)
-                # A pause that was asked for is no silence; but not for ever, however often it is asked for.
-                asked_until = min(now + (told or 0.0), self._progress_at + _LONGEST_TOLD_S)
-                self._told_until = max(self._told_until, asked_until)  # another hub's pause still holds
+                self._patience.asked_to_wait(told or 0.0, now)
             case WrongPiece():
                 if blob in source.offered:  # requests that ran side by side met the same
                     self._board.exclude(source, blob)
@@ -451,23 +486,8 @@ class Transfer:
             self._offer(name, blob)
 
     def _check_patience(self, now: float) -> None:
-        if self._hashing():
-            return
-        if now > max(self._progress_at + self._patience_s, self._told_until):
-            raise self._court.out_of_patience(self._patience_s)
-        if now > self._told_until and self._all_fail():
-            raise self._court.out_of_patience(now - self._progress_at)
-        next_try = self._board.next_try_at(now)
-        if not self._said_waiting and next_try is not None and next_try - now > _SILENCE_S and not self._running:
-            self._said_waiting = True
-            said = self._court.last_said([n for n, s in self._board.sources.items() if s.blocked_until > now])
-            limit = max(self._progress_at + self._patience_s, self._told_until) - now
-            self._listener(Waiting(f"Waiting up to {limit:.0f} s: {said}."))
-
-    def _all_fail(self) -> bool:
-        """Whether no source ever gave a byte, and each failed again and again: waiting is for lines that worked."""
-        asked = [s for s in self._board.sources.values() if s.dropped is None and s.offered]
-        return bool(asked) and all(s.failures >= _HOPELESS and not s.ever_gave for s in asked)
+        if not self._hashing():
+            self._patience.check(now, idle=not self._running)
 
     def _hashing(self) -> bool:
         """Whether all that is left is verification and publication, for which no source is to blame."""

@@ -1,4 +1,7 @@
-"""Writing one request's bytes behind its receiving: one unit is written while the next comes in."""
+"""Writing one request's bytes behind its receiving: one unit is written while the next comes in.
+
+Of a file that somebody reads as it comes, what is there is written after a moment, also where that is no whole unit.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from edgecdn.transfer.incoming import Incoming
 
 __all__ = ["LeaseWriter"]
 
+_SOON_S = 0.2
+"""How long bytes of a hurried file are collected, seconds. On a fast line, whole units come within it."""
+
 
 class LeaseWriter:
     """Collects pieces from `start` on and writes them unit by unit, in order.
 
-    `written` is up to where everything is in the file. `landed` is called with each count of bytes.
+    `written` is up to where everything is in the file. `landed` is called with each count of bytes. After the
+    last piece comes `flush`.
     """
 
     def __init__(self, incoming: Incoming, start: int, source: str, landed: Callable[[int], None]) -> None:
@@ -24,6 +31,7 @@ class LeaseWriter:
         self._pieces: list[bytes] = []
         self._bytes = 0
         self._under_way: asyncio.Future[int] | None = None
+        self._soon: asyncio.TimerHandle | None = None
 
     async def add(self, piece: bytes) -> None:
         """Take a piece; waits only while what came before it is still being written."""
@@ -32,6 +40,8 @@ class LeaseWriter:
         if self._bytes >= self._incoming.part.unit:
             await self._settle()
             self._begin()
+        elif self._incoming.hurried and self._soon is None:
+            self._start_timer()
 
     async def flush(self) -> None:
         """Write all that was taken. Runs to its end also when cancelled meanwhile; then raises CancelledError."""
@@ -41,6 +51,16 @@ class LeaseWriter:
             if self._pieces and self._under_way is None:
                 self._begin()
                 await self._settle()
+
+    def _write_soon(self) -> None:
+        self._soon = None
+        under_way = self._under_way
+        if under_way is not None and not under_way.done():
+            self._start_timer()
+        elif under_way is None or under_way.exception() is None:  # else: `_settle` raises it
+            if under_way is not None:
+                self._book(under_way)
+            self._begin()
 
     def _begin(self) -> None:
         pieces, count, start = self._pieces, self._bytes, self.written
@@ -58,6 +78,7 @@ class LeaseWriter:
 
         A thread that writes cannot be stopped: what it writes and is not counted would be fetched twice.
         """
+        self._stop_timer()
         cancelled = False
         while self._under_way is not None:
             try:
@@ -65,11 +86,23 @@ class LeaseWriter:
             except asyncio.CancelledError:
                 cancelled = True
                 continue
-            under_way, self._under_way = self._under_way, None
-            if under_way.exception() is not None:
-                self._pieces.clear()  # what follows a hole must not move into it
-            count = under_way.result()
-            self.written += count
-            self._landed(count)
+            self._book(self._under_way)
         if cancelled:
             raise asyncio.CancelledError
+
+    def _book(self, written: asyncio.Future[int]) -> None:
+        """Count what was written; raises what its writing raised."""
+        self._under_way = None
+        if written.exception() is not None:
+            self._pieces.clear()  # what follows a hole must not move into it
+        count = written.result()
+        self.written += count
+        self._landed(count)
+
+    def _start_timer(self) -> None:
+        self._soon = asyncio.get_running_loop().call_later(_SOON_S, self._write_soon)
+
+    def _stop_timer(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None

@@ -8,20 +8,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from edgecdn.agent_link import AgentAddress, AgentLink, find_agent, is_locked
 from edgecdn.cache.safedir import disk_errors
 from edgecdn.control import LOCK_FILE, HealthInfo
-from edgecdn.errors import AgentNotRunning, BadInput, SystemFailed
+from edgecdn.errors import AgentHangs, AgentNotRunning, BadInput, SystemFailed
+from edgecdn.settings import Settings
 
-__all__ = ["agent_command", "agent_log", "agent_pid", "failing_parts", "start_agent", "stop_agent"]
+__all__ = [
+    "agent_command",
+    "agent_log",
+    "agent_pid",
+    "answering_agent",
+    "failing_parts",
+    "other_ports",
+    "start_agent",
+    "stop_agent",
+    "waited_for",
+]
 
 _READY_S = 10.0
 _STOP_S = 5.0
 _POLL_S = 0.05
+_ANSWER_S = 2.0
+"""An agent that lives answers in milliseconds (seconds)."""
+
+_OVER = ("done", "failed", "cancelled")
 _LONG_LOG_BYTES = 10 << 20
 """A log beyond this is put aside (as agent.log.1) when the agent is started."""
 
@@ -44,6 +59,50 @@ def agent_pid(home: Path) -> int | None:
         pid = int((home / LOCK_FILE).read_bytes()[:20])
         return pid if pid > 1 else None
     return None
+
+
+def answering_agent(home: Path, *, limit_s: float = _ANSWER_S, starting_s: float = _READY_S) -> int | None:
+    """The process that serves `home`, once it has answered; None where there is none (any more).
+
+    One that says nothing for `limit_s`, or is not there to be asked within `starting_s`: AgentHangs.
+    """
+    deadline = time.monotonic() + starting_s
+    while (pid := agent_pid(home)) is not None:
+        address = find_agent(home)
+        if address is not None and address.run.pid == pid:
+            began = time.monotonic()
+            if asyncio.run(_health(address, limit_s)) is not None:
+                return pid
+            if time.monotonic() - began >= limit_s:
+                raise AgentHangs(f": no answer for {limit_s:.0f} s", pid=pid)
+        if time.monotonic() > deadline:
+            raise AgentHangs(f": it does not serve after {starting_s:.0f} s", pid=pid)
+        time.sleep(_POLL_S)
+    return None
+
+
+def other_ports(settings: Settings, listeners: Mapping[str, str]) -> list[str]:
+    """Where an agent listens elsewhere than was set, because the port was taken: `lan 8388 instead of 8378`."""
+    wanted = {"local": settings.gateway_listen, "lan": settings.lan_listen, "swarm": settings.swarm_listen}
+    found = []
+    for name, listen in wanted.items():
+        port = listeners.get(name, "").rpartition(":")[2]
+        if listen is not None and listen.port and port not in ("", str(listen.port)):
+            found.append(f"{name} {port} instead of {listen.port}")
+    return found
+
+
+def waited_for(home: Path, *, limit_s: float = _ANSWER_S) -> int:
+    """How many files and fetches of the agent somebody waits for; 0, too, where it does not say in time."""
+    address = find_agent(home)
+
+    async def ask(address: AgentAddress) -> int:
+        async with asyncio.timeout(limit_s), AgentLink(address) as link:
+            return sum(job.askers > 0 and job.state not in _OVER for job in await link.jobs())
+
+    with suppress(AgentNotRunning, BadInput, TimeoutError):
+        return asyncio.run(ask(address)) if address is not None else 0
+    return 0
 
 
 def start_agent(
@@ -109,11 +168,12 @@ def stop_agent(home: Path, *, limit_s: float = _STOP_S) -> int | None:
     return pid
 
 
-async def _health(address: AgentAddress) -> HealthInfo | None:
+async def _health(address: AgentAddress, limit_s: float = _READY_S) -> HealthInfo | None:
     async with AgentLink(address) as link:
         try:
-            return await link.health()
-        except (AgentNotRunning, BadInput):
+            async with asyncio.timeout(limit_s):
+                return await link.health()
+        except (AgentNotRunning, BadInput, TimeoutError):
             return None
 
 

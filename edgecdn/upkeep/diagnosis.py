@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgecdn.cache.health import Oddity
 from edgecdn.errors import CacheRefused, EdgecdnError, NoSpace, Unreachable
+from edgecdn.sizes import human_bytes
 
 __all__ = [
     "Check",
@@ -28,8 +29,8 @@ __all__ = [
     "writable",
 ]
 
-_FAIL_FREE_BYTES = 64 << 20
-"""Below this no fetch begins (the margin it leaves, 64 MiB)."""
+_FAIL_FREE_BYTES = 64_000_000
+"""Below this no fetch begins (the margin it leaves, 64 MB)."""
 
 _WARN_FREE_BYTES = 10_000_000_000
 """Below this a model of common size does not fit (10 GB)."""
@@ -90,10 +91,11 @@ def is_full(free: int) -> bool:
 
 def space(what: str, folder: Path, free: int, total: int) -> Check:
     """Free bytes on the disk of a folder."""
-    detail = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free for {folder}"
+    detail = f"{human_bytes(free)} of {human_bytes(total)} are free for {folder}"
     move = "`edgecdn config set cache.dir DIR`" if what == "cache.dir" else "EDGECDN_HOME=DIR"
     remedy = f"Free some (`edgecdn gc`, `edgecdn ls`, `edgecdn rm`), or move it: {move}."
     if is_full(free):
+        detail = f"only {detail}; {human_bytes(_FAIL_FREE_BYTES)} must be, beyond what a fetch brings"
         return Check(f"{what} space", State.FAIL, detail, remedy, NoSpace.exit_code)
     if what == "cache.dir" and free < _WARN_FREE_BYTES:
         return Check(f"{what} space", State.WARN, detail, remedy)
@@ -168,6 +170,7 @@ _MEANING: Mapping[str, tuple[State, str, str]] = {
     "broken-link": (State.WARN, "links to blobs that are gone", "`edgecdn fetch MODEL@COMMIT` brings them back."),
     "lost-ref": (State.WARN, "refs to commits that are not here", "`edgecdn fetch MODEL` brings the commit."),
     "no-tree": (State.OK, "commits without a listing (older clients write none)", ""),
+    "leftover": (State.OK, "repos with partial files of what is complete", "`edgecdn gc` removes those of edgecdn."),
     "partial": (State.OK, "repos with unfinished files", "`edgecdn fetch MODEL` goes on; `edgecdn gc` cleans up."),
 }
 

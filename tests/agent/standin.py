@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgecdn.control import CacheInfo, FetchRequest, PeerInfo, RunInfo
 from edgecdn.errors import RepoMissing, Unreachable
@@ -103,8 +104,8 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(home: Path, listen: Listen = ANY_PORT) -> AsyncIterator[Stand]:
-    """An agent in this loop; the home's lock is taken by the caller, if at all."""
+async def standing(home: Path, listen: Listen = ANY_PORT, **how: Any) -> AsyncIterator[Stand]:
+    """An agent in this loop; the home's lock is taken by the caller, if at all. `how` is the listener's."""
     home.mkdir(parents=True, exist_ok=True)
     runner = ScriptedRunner(home)
     traffic, supervisor = Traffic(), Supervisor(backoff_s=(0.01, 0.02))
@@ -118,9 +119,9 @@ async def standing(home: Path, listen: Listen = ANY_PORT) -> AsyncIterator[Stand
         write_run_file(home, RunInfo(os.getpid(), VERSION, ident, listeners, time.time()))
 
     views = Views(
-        ident, "desk-1", jobs, traffic, supervisor, lambda: [PEER], lambda: CacheInfo(3, 5), lambda: listeners
+        ident, "desk-1", jobs.infos, traffic, supervisor, lambda: [PEER], lambda: CacheInfo(3, 5), lambda: listeners
     )
-    server = LocalServer(listen, token, views, jobs, metrics, on_bound)
+    server = LocalServer(listen, token, views, jobs, metrics, on_bound, **how)
     supervisor.add("jobs", jobs.run, jobs.ready)
     supervisor.add("local", server.run, server.ready)
     supervisor.add("loop lag", metrics.loop_lag.run)

@@ -62,6 +62,17 @@ async def test_shared_when_any_of_its_repos_may_be(machine: CacheMachine) -> Non
     assert held.repo == SECRET
 
 
+async def test_a_made_up_listing_opens_no_other_repo(machine: CacheMachine) -> None:
+    public: set[RepoId] = set()
+    holdings = Holdings(machine.settings, machine.catalog, lambda _: True, is_public=lambda repo: repo in public)
+    digest = machine.put(DATA, SECRET)
+    await holdings.rescan()
+    assert holdings.get_for(PUBLIC, digest) is None
+    assert holdings.get_for(SECRET, digest) == holdings.get(digest)
+    public.add(SECRET)
+    assert holdings.get_for(PUBLIC, digest) == holdings.get(digest)
+
+
 async def test_a_tree_is_given_for_what_is_held(machine: CacheMachine) -> None:
     digest = machine.put(DATA)
     tree = tree_of(DATA)

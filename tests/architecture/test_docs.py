@@ -22,7 +22,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_no_link_of_the_documentation_is_dead() -> None:
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
     dead = [
         f"{page.name}: {target}"
         for page in pages

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,18 @@ import pytest
 
 from edgecdn.agent_link import find_agent
 from edgecdn.cli.main import run
-from edgecdn.errors import AgentNotRunning, BadInput, SystemFailed
-from edgecdn.upkeep.agent_process import agent_command, agent_log, agent_pid, start_agent, stop_agent
+from edgecdn.errors import AgentHangs, AgentNotRunning, BadInput, SystemFailed
+from edgecdn.upkeep.agent_process import (
+    agent_command,
+    agent_log,
+    agent_pid,
+    answering_agent,
+    start_agent,
+    stop_agent,
+    waited_for,
+)
 from edgecdn.upkeep.systemd_unit import install_unit, remove_unit, unit_path, unit_text
+from edgecdn_agent.run_file import HomeLock
 from tests.agent.agent_process import COMMAND, agent_process
 from tests.cli.machine import Outcome
 from tests.hub.process import ROOT
@@ -169,7 +179,65 @@ def test_an_agent_that_does_not_stop_is_told_of(home: Path, edgecdn: Command) ->
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(SystemFailed, match="did not stop"):
             stop_agent(home, limit_s=0.3)
-        assert edgecdn("agent", "status").code == 8
+        for command in (("agent", "status"), ("agent", "start")):
+            done = edgecdn(*command)
+            assert done.code == 8
+            assert f"process {process.pid}) hangs" in done.err
+            assert "`edgecdn agent stop`" in done.err
+            assert f"kill -9 {process.pid}" in done.err
+
+
+def test_one_that_holds_the_home_and_is_not_to_be_found_is_told_of(home: Path, edgecdn: Command) -> None:
+    with HomeLock(home):
+        done = edgecdn("status")
+        assert done.code == 8
+        assert f"process {os.getpid()}) hangs, or is just starting" in done.err
+        with pytest.raises(AgentHangs):
+            answering_agent(home, starting_s=0.2)
+    assert answering_agent(home) is None
+
+
+def test_where_ports_were_taken_start_says_which(home: Path, edgecdn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECDN_DISCOVERY_MDNS", "off")
+    monkeypatch.setenv("EDGECDN_SWARM_LISTEN", "off")
+    monkeypatch.setenv("EDGECDN_GATEWAY_LISTEN", "127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("EDGECDN_LAN_LISTEN", f"127.0.0.1:{port}")
+        try:
+            done = edgecdn("agent", "start")
+            address = find_agent(home)
+            assert done.code == 0, done.err
+            assert address is not None
+            used = address.run.listeners["lan"].rpartition(":")[2]
+            assert used != str(port)
+            assert f"lan {used} instead of {port}." in done.err
+            assert "firewall" in done.err
+            assert "local" not in done.err.split("uses others")[1].split(".")[0]
+        finally:
+            pid = agent_pid(home)
+            edgecdn("agent", "stop")
+            if pid is not None:
+                _end(pid)
+
+
+def test_stop_says_who_waited(home: Path, edgecdn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    address, _ = start_agent(home, COMMAND)
+    try:
+        command = [sys.executable, "-m", "edgecdn", "fetch", "slow-1", "--quiet"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT) as waiting:
+            deadline = time.monotonic() + 30
+            while waited_for(home) != 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert (
+                "1 file or fetch was waited for: unless it is back in a second, tools begin anew"
+                in edgecdn("agent", "stop").err
+            )
+            waiting.wait(30)
+    finally:
+        _end(address.run.pid)
 
 
 def test_row38_stop_after_a_kill_signals_nobody(home: Path, edgecdn: Command) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from edgecdn.settings import settings_table
 from edgecdn.upkeep.settings_file import with_value, without_value
+from edgecdn_agent.run_file import HomeLock
 from tests.cli.machine import Machine
 
 
@@ -155,3 +156,13 @@ def test_refusals_say_where_to_look_and_unknown_names_can_go(machine: Machine) -
     (machine.home / "config.toml").write_text("[nope]\na = 1\n")
     assert machine("config", "unset", "nope.a").code == 0
     assert _file(machine) == {"nope": {}}
+
+
+def test_a_running_agent_is_told_of_after_a_change(machine: Machine) -> None:
+    assert "starts again" not in machine("config", "set", "fetch.connections", "4").err
+    with HomeLock(machine.home):
+        assert (
+            "`edgecdn agent stop`, then `edgecdn agent start`" in machine("config", "set", "fetch.connections", "5").err
+        )
+        assert "reads it when it starts again" in machine("config", "unset", "fetch.connections").err
+        assert "starts again" not in machine("config", "unset", "fetch.connections").err

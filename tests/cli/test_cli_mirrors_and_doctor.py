@@ -152,6 +152,8 @@ class TestDiagnosis:
     def test_space(self, tmp_path: Path) -> None:
         states = [diagnosis.space("cache.dir", tmp_path, free, 10**12).state for free in (0, 10**9, 10**11)]
         assert states == [State.FAIL, State.WARN, State.OK]
+        told = diagnosis.space("cache.dir", tmp_path, 63_400_000, 10**8).detail
+        assert told == f"only 63.4 MB of 100 MB are free for {tmp_path}; 64.0 MB must be, beyond what a fetch brings"
         assert diagnosis.inodes("home", tmp_path, 0, 0).state is State.OK
         assert diagnosis.inodes("home", tmp_path, 0, 100).state is State.FAIL
 

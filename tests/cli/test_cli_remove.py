@@ -169,6 +169,24 @@ def test_gc_takes_abandoned_partials_of_ours_only(machine: Machine) -> None:
     assert older.exists()
 
 
+def test_a_partial_of_what_another_tool_brought_meanwhile_is_rubbish(machine: Machine, hub: HubProcess) -> None:
+    ours = _interrupted(machine)
+    [row] = machine("ls", "--json").json
+    assert row["partial_bytes"] > 0
+    download(hub, machine.cache, TINY)
+    [row] = machine("ls", "--json").json
+    assert row["partial_bytes"] == 0
+    assert "partial" not in machine("ls").out
+    [check] = [row for row in machine("doctor", "--json").json if row["check"] in ("cache partial", "cache leftover")]
+    assert (check["check"], "fetch" in check["remedy"]) == ("cache leftover", False)
+    [gone] = machine("gc", "--json").json
+    assert (gone["what"], gone["name"], gone["why"]) == ("partial", ours.name, "the whole file is here")
+    assert not ours.exists()
+    assert not list(_state(machine, TINY).glob("*.journal"))
+    assert len(machine.blobs(TINY)) == 3
+    assert "leftover" not in machine("doctor").out
+
+
 def test_gc_takes_journals_that_speak_of_nothing(machine: Machine) -> None:
     _interrupted(machine).unlink()
     [row] = machine("gc", "--json").json

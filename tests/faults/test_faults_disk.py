@@ -26,7 +26,16 @@ async def test_23_full_before_the_first_byte(machine: Machine, mounts: Mounts) -
         ran = await machine.run("fetch", "org/name", hubs=(hub,))
         assert hub.stats.total == 0
     assert ran.code == 7
-    assert "17 MB more are needed and 8 MB are free" in ran.err
+    assert "16.8 MB more are needed, 64.0 MB are kept free beyond that, and 8.4 MB are free" in ran.err
+
+
+async def test_23_full_for_a_file_that_would_fit(machine: Machine, mounts: Mounts) -> None:
+    """What is kept free is said, or nobody understands."""
+    mounts.tmpfs(machine.cache, "size=60m")
+    async with TestHub([make_repo("org/name", {"config.json": b"x" * 40})]) as hub:
+        ran = await machine.run("fetch", "org/name", hubs=(hub,))
+    assert ran.code == 7
+    assert "40 B more are needed, 64.0 MB are kept free beyond that, and 62.9 MB are free" in ran.err
 
 
 async def test_23_full_midway(machine: Machine, mounts: Mounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,23 @@ async def test_a_local_dir_in_the_cache_is_refused(machine: Machine) -> None:
         with pytest.raises(BadInput, match="lies in"):
             await machine.fetch("org/name", hub, local_dir=machine.cache / "x" / "..")
         assert hub.stats.total == 0
+
+
+async def test_what_the_user_removed_is_not_counted_as_here(machine: Machine) -> None:
+    """The journal of a partial file outlives it."""
+    repo = make_repo("org/name", {"m.safetensors": Generated(3, 8 << 20)})
+    async with TestHub([repo]) as hub:
+        hub.inject(stall(after_bytes=300_000, route="cdn"))
+        with pytest.raises(EdgecdnError):
+            await machine.fetch("org/name", hub, fetch_patience="1s")
+        assert machine.partials()
+        shutil.rmtree(machine.repo_dir())
+        assert list(machine.home.glob("partials/*/*.journal"))
+        machine.events.clear()
+        hub.clear()
+        await machine.fetch("org/name", hub)
+    planned = next(event for event in machine.events if isinstance(event, FetchPlanned))
+    assert (planned.bytes_here, machine.received) == (0, 8 << 20)
 
 
 async def test_a_resumed_fetch_counts_what_is_here(machine: Machine) -> None:

@@ -20,6 +20,7 @@ class Asked:
     headers: Mapping[str, str]
     base_url: str  # scheme and authority the client used
     form_paths: Sequence[str] = ()
+    posted: Mapping[str, Any] = field(default_factory=dict)  # the object a POST of JSON carries
 
     @property
     def token(self) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.cookies import SimpleCookie
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -57,14 +58,16 @@ class ModelScope:
         for repo in repos:
             names = ([str(number(repo))], repo.id.split("/"))
             used = next((len(name) for name in names if rest[: len(name)] == name), None)
-            if used is not None and self.state.visible(repo, asked.token):
+            if used is not None and self.state.visible(repo, token(asked)):
                 return Place(repo, "/".join(rest[used:]), asked.query.get("FilePath", ""))
         return None
 
     def answer(self, asked: Asked, place: Place | None) -> Answer:
         """Answer one request."""
         if "internalAccelerationInfo" in asked.raw_path:
-            return envelope({"InternalRegionId": "", "Endpoint": ""})
+            return envelope({"InternalRegionId": "", "Endpoint": "", "InternalRegionQueryAddress": ""})
+        if asked.raw_path == "/api/v1/login":  # any token: its session is the token itself
+            return self._login(asked)
         if place is None:
             return envelope(None, 404, 10010205001, "record not found")
         commit = self._commit(place.repo, asked.query.get("Revision", ""))
@@ -88,7 +91,15 @@ class ModelScope:
     def _info(self, repo: HubRepo) -> Mapping[str, Any]:
         owner, _, name = repo.id.partition("/")
         branch = self.quirks.default_branch
-        return {"Id": number(repo), "Path": owner, "Name": name, "Revision": branch}
+        return {"Id": number(repo), "Path": owner, "Name": name, "Revision": branch, "Type": 1}
+
+    def _login(self, asked: Asked) -> Answer:
+        given = str(asked.posted.get("AccessToken", ""))
+        if self.state.tokens is not None and given not in self.state.tokens:
+            return envelope(None, 400, 10010103009, "AccessToken is invalid or expired")
+        answer = envelope({"AccessToken": "git", "Username": "user", "Email": "user@example.org"})
+        cookie = f"m_session_id={given}; Domain=modelscope.cn; Path=/; Max-Age=2592000; HttpOnly; Secure"
+        return replace(answer, headers={"Set-Cookie": cookie})
 
     def _revisions(self, repo: HubRepo) -> Mapping[str, Any]:
         branches = [self._branch(name) for name in repo.branches]
@@ -130,7 +141,7 @@ class ModelScope:
         }
 
     def _file(self, asked: Asked, place: Place, commit: Commit | None) -> Answer:
-        self.state.check_gate(place.repo, asked.token)
+        self.state.check_gate(place.repo, token(asked))
         file = None if commit is None else commit.files.get(place.file)
         if file is None:
             return envelope(None, 404, 10010205001, "file not found")
@@ -147,6 +158,12 @@ def _paths(commit: Commit, root: str, recursive: bool) -> Sequence[str]:
     if recursive:
         return inside
     return [path for path in inside if str(PurePosixPath(path).parent) == (root or ".")]
+
+
+def token(asked: Asked) -> str | None:
+    """Who asks: a bearer token, or the session that older clients have."""
+    session = SimpleCookie(asked.headers.get("Cookie", "")).get("m_session_id")
+    return asked.token or (session.value if session else None)
 
 
 def number(repo: HubRepo) -> int:

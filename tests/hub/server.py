@@ -176,11 +176,13 @@ def _replacement(early: Active) -> Answer | None:
 
 
 async def _read(request: web.BaseRequest) -> Asked:
-    form = await request.post() if request.method == "POST" else None
+    is_json = request.content_type == "application/json"
+    form = await request.post() if request.method == "POST" and not is_json else None
+    posted = await request.json() if request.method == "POST" and is_json else {}
     paths = [str(value) for value in form.getall("paths", [])] if form else []
     query = dict(request.rel_url.query)
     if form and "expand" in form:
         query["expand"] = str(form["expand"])
     raw_path = request.raw_path.partition("?")[0]
     base = f"{request.scheme}://{request.host}"
-    return Asked(request.method, raw_path, query, request.headers, base, paths)
+    return Asked(request.method, raw_path, query, request.headers, base, paths, posted)

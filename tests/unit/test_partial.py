@@ -86,6 +86,22 @@ def test_the_prefix_ends_at_the_first_gap(place: Place) -> None:
     part.close()
 
 
+def test_parts_of_units_are_known_to_the_byte(place: Place) -> None:
+    part = place.open()
+    unit = part.unit
+    _write(part, Span(5, 9))
+    _write(part, Span(unit - 2, unit + 3))
+    ends = {4: 4, 5: 9, 8: 9, 9: 9, unit - 1: unit, unit: unit + 3, unit + 3: unit + 3, SIZE: SIZE}
+    assert {n: part.part_end(n) for n in ends} == ends
+    _write(part, Span(0, 5))
+    assert [part.part_end(n) for n in (0, 4)] == [9, 9]
+    _write(part, Span(9, unit - 2))
+    assert (part.is_whole(0), part.is_whole(1), part.part_end(0)) == (True, False, 0)  # `prefix` tells of whole ones
+    part.drop_parts()
+    assert part.part_end(unit) == unit
+    part.close()
+
+
 def test_resumed_with_the_units_that_were_whole(place: Place) -> None:
     part = place.open()
     unit = part.unit
@@ -96,7 +112,7 @@ def test_resumed_with_the_units_that_were_whole(place: Place) -> None:
     again = place.open()
     assert again.name == name
     assert again.have == [Span(unit, 2 * unit)]
-    assert journaled_bytes(place.state, ENTRY.digest) == unit
+    assert journaled_bytes(place.blobs, place.state, ENTRY.digest, SIZE) == unit
     for span in (Span(0, unit), Span(2 * unit, SIZE)):
         _write(again, span)
     assert _content(again) == DATA
@@ -136,7 +152,9 @@ def test_a_file_that_is_not_the_one_journaled_starts_again(place: Place, harm: o
     _write(part, Span(0, 2 * MIB))
     part.close()
     assert callable(harm)
+    assert journaled_bytes(place.blobs, place.state, ENTRY.digest, SIZE) == 2 * MIB
     harm(place.blobs.path / part.name)
+    assert journaled_bytes(place.blobs, place.state, ENTRY.digest, SIZE) == 0
     again = place.open()
     assert again.have == []
     assert again.name != part.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgecdn.sources.reach import Reach, may_redirect, reach_of
+from edgecdn.sources.reach import Reach, may_lead, may_redirect, reach_of
 from edgecdn.token_owner import token_owner
 
 PUBLIC, PRIVATE, LOOPBACK = Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK
@@ -85,3 +85,26 @@ def test_redirects(hub: list[Reach], target: list[Reach], allowed: bool) -> None
 def test_the_token_has_one_owner(endpoints: list[str], named: str, owner: str | None) -> None:
     """FAULTS 53: who it is for is decided before anything is sent."""
     assert token_owner(endpoints, named) == owner
+
+
+@pytest.mark.parametrize(
+    ("hub", "target", "may"),
+    [
+        ("https://huggingface.co", "https://cdn.example/x", True),
+        ("https://huggingface.co", "http://cdn.example/x", False),
+        ("http://mirror.example", "http://cdn.example/x", True),
+        ("https://huggingface.co", "https://127.0.0.1/x", False),
+        ("https://huggingface.co", "https://2130706433/x", False),
+        ("https://huggingface.co", "https://LocalHost.:8377/x", False),
+        ("https://huggingface.co", "https://[::ffff:10.0.0.1]/x", False),
+        ("https://huggingface.co", "https://a@169.254.169.254/x", False),
+        ("https://huggingface.co", "https://10.0.0.1\\@cdn.example/x", False),
+        ("https://huggingface.co", "ftp://cdn.example/x", False),
+        ("https://huggingface.co", "/x", False),
+        ("http://10.0.0.5", "http://10.0.0.6/x", True),
+        ("http://10.0.0.5", "http://127.0.0.1/x", False),
+        ("http://127.0.0.1:1", "http://localhost:2/x", True),
+    ],
+)
+def test_a_client_is_handed_on_to_no_private_address(hub: str, target: str, may: bool) -> None:
+    assert may_lead(hub, target) is may

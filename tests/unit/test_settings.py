@@ -74,7 +74,8 @@ def test_environment_over_file_over_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", settings_table(), ids=lambda s: s.name)
 def test_each_can_be_set_in_the_environment(tmp_path: Path, setting: Setting) -> None:
     values = {
-        "hub.endpoints": "https://h", "hub.token_for": "https://h", "hub.modelscope": "off", "cache.dir": "/c",
+        "hub.endpoints": "https://h", "hub.token_for": "https://h", "plugin.offline_lan": "on",
+        "hub.modelscope": "off", "cache.dir": "/c",
         "local.folders": "/a,/b", "fetch.connections": "5", "fetch.patience": "5s", "aliases": "a=o/n",
         "gateway.listen": "127.0.0.1:0", "lan.listen": "8378", "lan.allow": "10.0.0.0/8", "swarm.listen": "off",
         "discovery.mdns": "off", "discovery.peers": "a,10.0.0.2:9", "share.allow": "me/*", "share.deny": "*",
@@ -130,7 +131,7 @@ def test_misspelled_names_are_mistakes_and_those_of_later_parts_are_not(tmp_path
     assert "EDGECDN_HUB_ENDPOINT: there is no such setting; did you mean EDGECDN_HUB_ENDPOINTS?" in said
     assert "EDGECDN_ZZZ: there is no such setting." in said
     _load(
-        tmp_path, "[watch]\nx = 1\n[webhook.y]\nz = 2\n", EDGECDN_WATCH_X="1", EDGECDN_PLUGIN_Y="2", EDGECDN_DISABLE="1"
+        tmp_path, "[watch]\nx = 1\n[webhook.y]\nz = 2\n", EDGECDN_WATCH_X="1", EDGECDN_WATCH_Y="2", EDGECDN_DISABLE="1"
     )
 
 

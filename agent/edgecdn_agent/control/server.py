@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from socket import socket
 
@@ -19,6 +20,7 @@ from edgecdn_agent.control.metrics import Metrics
 from edgecdn_agent.control.views import Views
 from edgecdn_agent.jobs.askers import Asker
 from edgecdn_agent.jobs.book import Jobs
+from edgecdn_agent.lan.guard import Connections, Limits, Watched
 
 __all__ = ["LocalServer"]
 
@@ -36,11 +38,19 @@ _STOPPED_HINT = "The fetch goes on when the agent is back: `edgecdn agent start`
 _SHUTDOWN_S = 1.0
 """How long answers under way may take when the agent stops (seconds)."""
 
+_LIMITS = Limits(connections=4096, connections_in_all=8192, idle_s=30.0, stall_s=120.0)
+"""Of these, what holds for connections: all come from one address, this machine's."""
+
+_BACKLOG = 512
+_LINGER_S = 1.0
+_SWEEPS = 10
+"""How often in the time for a stall connections are looked at."""
+
 
 class LocalServer:
     """A service. `on_bound` is told the real address each time it listens, before `ready` is set.
 
-    `extensions` add routes of other parts of the agent.
+    `extensions` add routes of other parts of the agent; `cancel_other` stops what is shown as a job and is none.
     """
 
     def __init__(
@@ -52,6 +62,8 @@ class LocalServer:
         metrics: Metrics,
         on_bound: Callable[[Listen], None],
         extensions: Sequence[Callable[[web.Application], None]] = (),
+        limits: Limits = _LIMITS,
+        cancel_other: Callable[[str], Cancelled | None] = lambda _job: None,
     ) -> None:
         self.ready = asyncio.Event()
         self.bound: Listen | None = None
@@ -62,19 +74,38 @@ class LocalServer:
         self._on_bound = on_bound
         self._token = token
         self._extensions = extensions
+        self._limits = limits
+        self.connections = Connections(limits, lambda _host: True)
+        self._cancel_other = cancel_other
         self._askers: dict[str, Asker] = {}
 
     async def run(self) -> None:
-        """Serve until cancelled."""
-        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        """Serve until cancelled. A handler whose caller leaves is cancelled."""
+        runner = web.AppRunner(
+            self._app(),
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=self._limits.idle_s,  # also for a request that never becomes whole
+            lingering_time=_LINGER_S,
+            shutdown_timeout=_SHUTDOWN_S,
+        )
         await runner.setup()
+        server = runner.server
+        assert server is not None
+        listener: asyncio.Server | None = None
         try:
-            await web.SockSite(runner, self._bind()).start()
+            listener = await asyncio.get_running_loop().create_server(
+                lambda: Watched(server(), self.connections), sock=self._bind(), backlog=_BACKLOG
+            )
             self.ready.set()
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(self._limits.stall_s / _SWEEPS)
+                self.connections.sweep(time.monotonic())
         finally:
             self.ready.clear()
             self.bound = None
+            if listener is not None:
+                listener.close()
             await runner.cleanup()
 
     def _bind(self) -> socket:
@@ -118,13 +149,13 @@ class LocalServer:
         return _json(self._views.top())
 
     async def _list_jobs(self, _request: web.Request) -> web.Response:
-        return _json(self._jobs.infos())
+        return _json(self._views.jobs())
 
     async def _cancel(self, request: web.Request) -> web.Response:
         asker = self._askers.get(request.query.get("asker", ""))
         # Its job may have become another's since it was told which: what it waits for now is meant.
         job = asker.job_id if asker is not None else request.match_info["id"]
-        done = self._jobs.cancel(job, asker.id if asker is not None else "")
+        done = self._jobs.cancel(job, asker.id if asker is not None else "") or self._cancel_other(job)
         return _json(done or Cancelled(cancelled=False, others=0))
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:

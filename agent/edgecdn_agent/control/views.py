@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgecdn.control import CacheInfo, HealthInfo, PeerInfo, PeerTraffic, ServiceInfo, StatusInfo, TopInfo
+from edgecdn.control import CacheInfo, HealthInfo, JobInfo, PeerInfo, PeerTraffic, ServiceInfo, StatusInfo, TopInfo
 from edgecdn.version import VERSION
-from edgecdn_agent.jobs.book import Jobs
 from edgecdn_agent.supervise import Supervisor
 from edgecdn_agent.traffic import Traffic
 
@@ -17,11 +16,11 @@ __all__ = ["Views"]
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Everything that is shown. `peers`, `cache` and `listeners` are asked each time and must not block."""
+    """Everything that is shown. What is a callable is asked each time and must not block."""
 
     agent_id: str
     name: str
-    jobs: Jobs
+    jobs: Callable[[], tuple[JobInfo, ...]]
     traffic: Traffic
     supervisor: Supervisor
     peers: Callable[[], Sequence[PeerInfo]]
@@ -36,7 +35,7 @@ class Views:
             agent_id=self.agent_id,
             uptime_s=round(time.monotonic() - self.began, 1),
             peers=len(self.peers()),
-            jobs=self.jobs.infos(),
+            jobs=self.jobs(),
             cache=self.cache(),
             totals=self.traffic.totals(),
             listeners=dict(self.listeners()),
@@ -49,7 +48,7 @@ class Views:
         named = {party.name for party in moving}
         still = [PeerTraffic(f"peer {p.name}", 0, 0, 0, 0) for p in self.peers() if f"peer {p.name}" not in named]
         in_bytes_s, out_bytes_s = self.traffic.rates()
-        return TopInfo(self.name, (*moving, *still), self.jobs.infos(), self.traffic.totals(), in_bytes_s, out_bytes_s)
+        return TopInfo(self.name, (*moving, *still), self.jobs(), self.traffic.totals(), in_bytes_s, out_bytes_s)
 
     def health(self, *, reasons: bool = False) -> HealthInfo:
         """For `/healthz`, which asks for no token: states, and nothing of what is fetched.

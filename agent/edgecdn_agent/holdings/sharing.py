@@ -76,8 +76,12 @@ class SharingRule:
             return False
         if any(_allows(pattern, repo) for pattern in self._settings.share_allow):
             return True
+        return self.is_public(repo) is True
+
+    def is_public(self, repo: RepoId) -> bool | None:
+        """What a hub said of it to a stranger, whatever the user shares; None when that is not known."""
         answer = self._answers.get(repo)
-        return answer is not None and answer.shared and self._age_s(answer) < _GOOD_S
+        return None if answer is None or self._age_s(answer) >= _GOOD_S else answer.shared
 
     async def load(self) -> None:
         """Take what was remembered; before anything is asked of the rule."""

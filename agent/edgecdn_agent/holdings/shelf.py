@@ -43,7 +43,10 @@ _GONE_S = 290.0
 
 
 class Holdings:
-    """The verified blobs of one cache. Used on one event loop; `open` and `withdraw` from any thread."""
+    """The verified blobs of one cache. Used on one event loop; `open` and `withdraw` from any thread.
+
+    `allows`: whether peers may have a repo; `is_public`: whether everybody may.
+    """
 
     def __init__(
         self,
@@ -51,11 +54,14 @@ class Holdings:
         catalog: Catalog,
         allows: Callable[[RepoId], bool],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_public: Callable[[RepoId], bool] = lambda _repo: False,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.table = HeldTable()
         self._allows = allows
+        self._is_public = is_public
         self._listeners: Listeners[None] = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scanning = asyncio.Lock()
@@ -79,6 +85,14 @@ class Holdings:
     def shared(self, digest: Digest) -> Holding | None:
         """A verified file with these bytes that peers may have: one of the repos it lies in may be shared."""
         return next((copy for copy in self.table.copies(digest) if self._allows(copy.repo)), None)
+
+    def get_for(self, repo: RepoId, digest: Digest) -> Holding | None:
+        """A verified file with these bytes for who may see `repo` and perhaps no other: it lies there, or is public.
+
+        For listings that no hub vouches for: who made one up must not get by it what is held of another repo.
+        """
+        copies = self.table.copies(digest)
+        return next((copy for copy in copies if copy.repo == repo or self._is_public(copy.repo)), None)
 
     async def tree(self, digest: Digest) -> PieceTree | None:
         """The piece tree of a held blob; None when it is not held, or not indexed yet."""

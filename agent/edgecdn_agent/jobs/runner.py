@@ -18,6 +18,7 @@ from edgecdn.pace import Pace
 from edgecdn.pipeline import Fetched
 from edgecdn.pipeline import Prepared as Work
 from edgecdn.settings import Settings
+from edgecdn.together import Together
 from edgecdn_agent.holdings.sharing import SharingRule
 from edgecdn_agent.jobs.book import Prepared
 from edgecdn_agent.jobs.peers import JobLab, LabNames
@@ -43,6 +44,7 @@ class PipelineRunner:
     """A `JobRunner`. `lab` is made anew for each fetch.
 
     `published` is told of a repo that has new blobs, `settle` has peers know of them before it returns.
+    `together`: what fetches of this agent share.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class PipelineRunner:
         wan: Pace,
         published: Callable[[RepoId], None],
         settle: Callable[[], Awaitable[None]],
+        together: Together | None = None,
     ) -> None:
         self._settings = settings
         self._lab = lab
@@ -62,6 +65,7 @@ class PipelineRunner:
         self._wan = wan
         self._published = published
         self._settle = settle
+        self._together = together or Together()
 
     async def prepare(self, request: FetchRequest) -> Prepared:
         """Find out what a request is of. Raises BadInput for what the command line would not have sent."""
@@ -114,4 +118,5 @@ class PipelineRunner:
             lab_index=self._names if Kind.LAN in kinds else None,
             accept_lab=request.accept_lan_manifest,
             wan=self._wan,
+            together=self._together,
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 
 from aiohttp import web
 
@@ -32,7 +31,7 @@ from edgecdn_agent.lan.guard import Guard, Limits, Refused
 from edgecdn_agent.lan.parts import LanParts
 from edgecdn_agent.lan.rechecks import Rechecks
 from edgecdn_agent.lan.sender import BlobSender, ReadFailed, parse_range
-from edgecdn_agent.lan.workers import Workers
+from edgecdn_agent.lan.workers import Workers, open_by
 
 __all__ = ["Routes", "host_of", "not_found"]
 
@@ -181,32 +180,13 @@ class Routes:
             return web.Response(status=416, headers={**etag, "Content-Range": f"bytes */{holding.size}"})
         with self._guard.send(host_of(request)):
             try:
-                fd = await self._open(holding)
+                fd = await open_by(self._disk, lambda: self._parts.shelf.open(holding), _DISK_S)
             except (FileNotFoundError, TimeoutError):
                 return not_found()
             try:
                 return await self._send(request, holding, fd, span)
             finally:
                 os.close(fd)
-
-    async def _open(self, holding: Holding) -> int:
-        """Open it in a thread; one that comes too late is closed there."""
-        opened: list[int] = []
-        late: list[bool] = []
-
-        def run() -> None:
-            opened.append(self._parts.shelf.open(holding))
-            if late:
-                os.close(opened.pop())
-
-        try:
-            await self._disk.run(run, _DISK_S)
-        except BaseException:
-            late.append(True)
-            with suppress(IndexError):  # else the thread has closed it, or will
-                os.close(opened.pop())
-            raise
-        return opened.pop()
 
     async def _send(self, request: web.Request, holding: Holding, fd: int, span: Span | None) -> web.StreamResponse:
         if not holding.is_file(os.fstat(fd)):

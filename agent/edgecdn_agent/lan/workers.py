@@ -8,13 +8,15 @@ loop many milliseconds (measured: 300 in the worst case with 24 peers at a time)
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "open_by"]
 
 _T = TypeVar("_T")
 
@@ -85,3 +87,26 @@ class Workers:
             work.do()
             if work.given_up:
                 return
+
+
+async def open_by(workers: Workers, opening: Callable[[], int], limit_s: float) -> int:
+    """The descriptor that `opening` returns, in a thread; one that comes too late is closed there.
+
+    Raises what `opening` raises, and TimeoutError.
+    """
+    opened: list[int] = []
+    late: list[bool] = []
+
+    def run() -> None:
+        opened.append(opening())
+        if late:
+            os.close(opened.pop())
+
+    try:
+        await workers.run(run, limit_s)
+    except BaseException:
+        late.append(True)
+        with suppress(IndexError):  # else the thread has closed it, or will
+            os.close(opened.pop())
+        raise
+    return opened.pop()

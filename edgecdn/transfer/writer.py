@@ -40,7 +40,7 @@ class LeaseWriter:
         if self._bytes >= self._incoming.part.unit:
             await self._settle()
             self._begin()
-        elif self._incoming.hurried and self._soon is None:
+        elif self._soon is None:
             self._start_timer()
 
     async def flush(self) -> None:
@@ -55,8 +55,10 @@ class LeaseWriter:
     def _write_soon(self) -> None:
         self._soon = None
         under_way = self._under_way
-        if under_way is not None and not under_way.done():
-            self._start_timer()
+        if not self._pieces:
+            return
+        if not self._incoming.hurried or (under_way is not None and not under_way.done()):
+            self._start_timer()  # it may be hurried yet, when nothing comes any more
         elif under_way is None or under_way.exception() is None:  # else: `_settle` raises it
             if under_way is not None:
                 self._book(under_way)

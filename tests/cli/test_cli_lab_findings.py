@@ -85,8 +85,10 @@ def test_ctrl_c_says_that_the_agent_goes_on(agent: subprocess.Popen[bytes], tmp_
     assert "edgecdn top" in err
     assert "Stopped" not in err
     waited_for(home, 0)
-    with began("fetch", "slow-1", "--quiet") as stays, began("fetch", "slow-1", "--quiet") as leaves:
+    with began("fetch", "slow-1", "--quiet") as stays, began("fetch", "slow-1") as leaves:
         waited_for(home, 2)
+        assert leaves.stderr is not None
+        leaves.stderr.readline()  # it has heard of its job, which is what it leaves
         leaves.send_signal(signal.SIGINT)
         code, err = ended(leaves)
         assert (code, "1 other waits for it" in err) == (130, True)

@@ -14,7 +14,7 @@ from tests.agent.gateway_lab import gateway as gateway_parts
 from tests.agent.hub_clients import Clients, HubClient, _clients, curl, gateway  # noqa: F401 - a fixture
 from tests.faults.conftest import _plain_client  # noqa: F401 - no token and no cache of whoever runs the tests
 from tests.faults.machine import TOKEN, contents
-from tests.hub import Generated, TestHub, make_repo, stall, status
+from tests.hub import Generated, TestHub, make_repo, slow_total, status
 from tests.hub.content import Content
 
 pytestmark = pytest.mark.timeout(180)
@@ -25,8 +25,8 @@ NAME = "m.safetensors"
 FILES: dict[str, Content] = {"config.json": b"{}", NAME: Generated(7, BIG)}
 
 GIVEN = 256 << 10
-HELD_UP = stall(2 * GIVEN, route="cdn")
-"""Of each answer so much comes, and the rest when the fault is lifted: downloads stay where they are until then."""
+HELD_UP = slow_total(2 * GIVEN, route="cdn")
+"""So slow a line that no download is done before the test lifts it, and so fast that none is silent."""
 
 IMPATIENT = """
 import time

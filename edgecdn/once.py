@@ -66,7 +66,7 @@ async def _greeting(process: asyncio.subprocess.Process) -> AgentAddress | None:
             line = await process.stdout.readline()
         said = msgspec.json.decode(line, type=Greeting)
     except (TimeoutError, ValueError, msgspec.DecodeError) as error:
-        _log.info("no agent for this fetch: %s", error or type(error).__name__)
+        _log.info("no agent for this fetch: %s", str(error) or type(error).__name__)
         return None
     return AgentAddress(said.run, said.token)
 

@@ -18,7 +18,7 @@ __all__ = ["COMMAND", "agent_process", "wait_for"]
 COMMAND = [sys.executable, "-m", "tests.agent.standin"]
 
 
-def wait_for(home: Path, process: subprocess.Popen[bytes], limit_s: float = 10.0) -> AgentAddress:
+def wait_for(home: Path, process: subprocess.Popen[bytes], limit_s: float = 40.0) -> AgentAddress:
     """Until it answers for the home."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

@@ -40,13 +40,13 @@ from tests.hub import TestHub
 
 __all__ = ["Agent", "AgentLab", "eventually", "lab"]
 
-READY_LIMIT_S = 20.0
-STOP_LIMIT_S = 10.0
+READY_LIMIT_S = 40.0
+STOP_LIMIT_S = 20.0
 _LOOK_S = 0.02
-_GIVEN_LIMIT_S = 20.0
+_GIVEN_LIMIT_S = 40.0
 
 
-async def eventually(holds: Callable[[], Awaitable[Any]], limit_s: float = 10.0, what: str = "it") -> float:
+async def eventually(holds: Callable[[], Awaitable[Any]], limit_s: float = 30.0, what: str = "it") -> float:
     """Wait until `holds` is true of another process, which cannot tell; returns how long that took."""
     began = time.monotonic()
     while not await holds():
@@ -171,7 +171,7 @@ class Agent(Machine):
 
         return await eventually(can, _GIVEN_LIMIT_S, f"{self.name} gives {digest[:12]}")
 
-    async def knows(self, count: int, limit_s: float = 10.0) -> float:
+    async def knows(self, count: int, limit_s: float = 30.0) -> float:
         """Wait until it sees so many peers."""
 
         async def sees() -> bool:

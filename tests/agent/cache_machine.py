@@ -87,7 +87,7 @@ def flip(path: Path, at: int) -> None:
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
-async def until(holdings: Holdings, condition: Callable[[], bool], limit_s: float = 10.0) -> float:
+async def until(holdings: Holdings, condition: Callable[[], bool], limit_s: float = 20.0) -> float:
     """Wait for something about the holdings; returns how long it took."""
     changed = asyncio.Event()
     unsubscribe = holdings.subscribe(changed.set)

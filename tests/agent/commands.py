@@ -51,7 +51,7 @@ async def jobs(agent: Agent) -> list[dict[str, Any]]:
     return found
 
 
-async def the_job(agent: Agent, holds: Callable[[dict[str, Any]], Any], limit_s: float = 15.0) -> dict[str, Any]:
+async def the_job(agent: Agent, holds: Callable[[dict[str, Any]], Any], limit_s: float = 40.0) -> dict[str, Any]:
     """Wait until it has just one job, and that is so."""
     seen: list[dict[str, Any]] = []
 
@@ -63,7 +63,7 @@ async def the_job(agent: Agent, holds: Callable[[dict[str, Any]], Any], limit_s:
     return seen[0]
 
 
-async def soon(holds: Callable[[], object], limit_s: float = 15.0, what: str = "it") -> float:
+async def soon(holds: Callable[[], object], limit_s: float = 40.0, what: str = "it") -> float:
     """Wait until that is so; returns how long it took."""
 
     async def is_so() -> bool:

@@ -123,7 +123,7 @@ async def speaking(**how: Any) -> AsyncIterator[SpeakingPeer]:
         await peer.kill()
 
 
-async def until(holds: Callable[[], object], limit_s: float = 10.0) -> float:
+async def until(holds: Callable[[], object], limit_s: float = 20.0) -> float:
     """Wait for something another task does; returns how long it took."""
     began = time.monotonic()
     async with asyncio.timeout(limit_s):

@@ -23,6 +23,8 @@ from tests.faults.machine import contents, files_in
 from tests.hub import Generated, HubRepo, TestHub, make_repo, status
 from tests.hub.content import chunks_of
 
+pytestmark = pytest.mark.timeout(180)
+
 MIB = 1 << 20
 SIZE = 12 * MIB
 PIECE = piece_bytes(SIZE)

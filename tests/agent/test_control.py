@@ -360,7 +360,7 @@ def test_errors_keep_their_familiar_types() -> None:
     assert isinstance(rebuilt_error(error_info(GatedRepo(name="a", page="b"))), PermissionError)
 
 
-async def _until(condition: Any, limit_s: float = 5.0) -> None:
+async def _until(condition: Any, limit_s: float = 20.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.01)

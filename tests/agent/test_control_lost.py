@@ -22,6 +22,8 @@ from edgecdn_agent.run_file import HomeLock, agent_id, api_token, remove_run_fil
 from tests.agent.agent_process import COMMAND, agent_process, wait_for
 from tests.hub.process import ROOT
 
+pytestmark = pytest.mark.timeout(180)
+
 
 async def _lose(home: Path, process: subprocess.Popen[bytes], how: signal.Signals) -> float:
     """Have it fetch, then `how`; returns how long after that the caller knew."""
@@ -69,13 +71,13 @@ async def test_jobs_go_on_after_kill_9_and_after_a_stop(tmp_path: Path) -> None:
     with agent_process(tmp_path) as (_, address):
         async with AgentLink(address) as link:
             await _state(link, "done")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while json.loads((tmp_path / "jobs.json").read_bytes()) != []:
                 await asyncio.sleep(0.01)
 
 
 async def _state(link: AgentLink, wanted: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while [(j.title, j.state) for j in await link.jobs()] != [("slow-a", wanted)]:
             await asyncio.sleep(0.02)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import os
 import signal
 from pathlib import Path
@@ -10,12 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agent.agents import Agent, lab
+from edgecdn.once import run_once
+from tests.agent.agents import Agent, AgentLab, lab
 from tests.agent.commands import began, once_agents, ran, result, soon
 from tests.faults.conftest import _plain_client  # noqa: F401 - no token and no cache of whoever runs the tests
 from tests.faults.machine import contents, files_in
-from tests.hub import Generated, TestHub, make_repo, stall
+from tests.hub import Generated, TestHub, dry_up, make_repo
 from tests.hub.content import Content
+
+pytestmark = pytest.mark.timeout(180)
 
 FILES: dict[str, Content] = {"config.json": b"{}", "m.safetensors": Generated(7, 12 << 20)}
 TOTAL = (12 << 20) + 2
@@ -72,10 +75,10 @@ async def test_it_takes_all_from_a_peer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 async def test_its_agent_ends_with_the_command(tmp_path: Path, how: signal.Signals) -> None:
     async with TestHub([make_repo("org/name", FILES)]) as hub, lab(tmp_path, hub) as made:
-        hub.inject(stall(3 << 18, route="cdn"))
+        hub.inject(dry_up(3 << 18, route="cdn"))
         one = made.machine("one", discovery_peers="127.0.0.1:9")
         command = await began(one, "fetch", "org/name", TMPDIR=str(scratch(one)))
-        await soon(lambda: hub.stats.open_bodies > 0, what="the fetch")
+        await soon(lambda: hub.stats.sent["org/name", "m.safetensors"], what="the fetch")
         (once,) = once_agents(command.pid)
         command.send_signal(how)
         done = await one.finish(command)
@@ -96,29 +99,46 @@ def _is_over(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize(
+_BROKEN = pytest.mark.parametrize(
     "broken",
     [{"lan_listen": "192.0.2.1:1"}, {"swarm_listen": "192.0.2.1:1"}, {"gateway_listen": "127.0.0.1:1"},
      {"lan_listen": "off", "swarm_listen": "off"}, {"TMPDIR": "/dev/null/none", "PYTHONDONTWRITEBYTECODE": "1"}],
     ids=",".join,
 )  # fmt: skip
+
+
+@_BROKEN
 async def test_a_lab_that_cannot_be_joined_is_done_without(tmp_path: Path, broken: dict[str, str]) -> None:
     repo = make_repo("org/name", FILES)
     async with TestHub([repo]) as hub, lab(tmp_path, hub) as made:
         one = made.machine("one", discovery_peers="127.0.0.1:9")
-        async with asyncio.timeout(12):
-            done = await ran(one, "fetch", "org/name", **broken)
+        done = await ran(one, "fetch", "org/name", **broken)
         assert done.code == 0, done.err
         assert files_in(done.out.strip()) == contents(repo)
+
+
+@_BROKEN
+async def test_an_agent_that_cannot_begin_says_so_and_is_not_waited_for(
+    tmp_path: Path, broken: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = AgentLab(tmp_path, (), {}).machine("one", discovery_peers="127.0.0.1:9")
+    plain = {name: value for name, value in broken.items() if name.isupper()}
+    settings = {name: value for name, value in broken.items() if name not in plain}
+    for name, value in (one.variables(**settings) | plain).items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.INFO, "edgecdn.once"):
+        async with run_once() as address:
+            assert bool(address) is not bool(caplog.messages)
+    assert "TimeoutError" not in caplog.text
 
 
 async def test_an_agent_killed_during_the_fetch_is_done_without(tmp_path: Path) -> None:
     repo = make_repo("org/name", FILES)
     async with TestHub([repo]) as hub, lab(tmp_path, hub) as made:
-        hub.inject(stall(5 << 18, route="cdn"))
+        hub.inject(dry_up(8 << 20, route="cdn"))
         one = made.machine("one", discovery_peers="127.0.0.1:9")
         command = await began(one, "fetch", "org/name", "--json", TMPDIR=str(scratch(one)))
-        await soon(lambda: hub.stats.total > 4 << 20, what="the fetch")
+        await soon(lambda: one.kept() >= 2 << 20, what="the fetch")
         (once,) = once_agents(command.pid)
         os.kill(once, signal.SIGKILL)
         hub.clear()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from tests.agent.agents import lab
 from tests.agent.commands import jobs, ran, result, told
 from tests.faults.conftest import _plain_client, mounts  # noqa: F401 - fixtures
@@ -14,6 +16,8 @@ from tests.faults.machine import TOKEN
 from tests.faults.mounts import Mounts
 from tests.hub import Generated, HubRepo, TestHub, make_repo, wrong_bytes
 from tests.hub.content import chunks_of
+
+pytestmark = pytest.mark.timeout(180)
 
 BIG = Generated(3, 4 << 20)
 

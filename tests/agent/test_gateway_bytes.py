@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from edgecdn.spans import Span
 from edgecdn_agent.deliver.delivery import Wanted
 from edgecdn_agent.gateway.handed_out import HandedOut
 from edgecdn_agent.gateway.stream import Patience
+from edgecdn_agent.lan.sender import BlobSender
 from tests.agent.bytes_lab import COMMIT, BytesLab, bytes_lab, until_gone
 from tests.agent.cache_machine import PUBLIC
 
@@ -389,6 +392,68 @@ async def test_what_was_brought_just_now_is_here_before_the_cache_was_looked_at(
         assert len(lab.origin.asked) == (0 if then == "same" else 2)
 
 
+async def test_what_was_proven_is_here_as_soon_as_the_reader_has_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bytes_lab(tmp_path) as lab:
+        wanted = lab.file(BIG)
+        delivery = lab.deliveries.of(wanted)
+        delivery.put(0, BIG)
+        delivery.prove()
+        go_on = _stay_in_the_first_send(monkeypatch)
+        assert (await lab.ask(wanted, Connection="close"))[2] == BIG
+        lab.deliveries.known.clear()
+        for range_, part in (("bytes=5-9", BIG[5:10]), ("bytes=-100000", BIG[-100000:])):
+            assert (await lab.ask(wanted, range_))[::2] == (206, part)
+        go_on()
+        assert not lab.origin.asked
+
+
+@pytest.mark.parametrize("size", [10, len(BIG) + 1])
+async def test_what_somebody_made_of_a_proven_file_while_its_end_was_given_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async with bytes_lab(tmp_path) as lab:
+        wanted = lab.file(BIG)
+        delivery = lab.deliveries.of(wanted)
+        delivery.put(0, BIG)
+        delivery.prove()
+        go_on = _stay_in_the_first_send(monkeypatch)
+        assert (await lab.ask(wanted, Connection="close"))[2] == BIG
+        os.truncate(delivery.path, size)
+        go_on()
+        await lab.deliveries.wanted_by(wanted, 0)
+        lab.deliveries.known.clear()
+        for range_, part in (("bytes=5-9", BIG[5:10]), ("bytes=-100000", BIG[-100000:])):
+            assert (await lab.ask(wanted, range_))[::2] == (206, part)
+        assert len(lab.origin.asked) == 2
+
+
+def _stay_in_the_first_send(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """All that is sent first is out, and it does not end before the returned function is called."""
+    may, send = asyncio.Event(), BlobSender.send
+
+    async def send_and_stay(*given: Any) -> None:
+        monkeypatch.undo()
+        await send(*given)
+        await may.wait()
+
+    monkeypatch.setattr(BlobSender, "send", send_and_stay)
+    return may.set
+
+
+async def test_a_proven_file_of_another_size_is_not_here(tmp_path: Path) -> None:
+    async with bytes_lab(tmp_path) as lab:
+        wanted = lab.file(BIG)
+        delivery = lab.deliveries.of(wanted)
+        delivery.put(0, BIG + b"more")
+        delivery.prove()
+        assert (await lab.ask(wanted))[2] == BIG
+        lab.deliveries.known.clear()
+        assert (await lab.ask(wanted, "bytes=5-9"))[::2] == (206, BIG[5:10])
+        assert len(lab.origin.asked) == 1
+
+
 # Parts of what is not here
 
 
@@ -692,7 +757,7 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         await lab.deliveries.wanted_by(wanted, 0)
         delivery.prove()
         assert (await lab.ask(wanted))[2] == BIG
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while any(link.endswith(".partial") for link in open_files()):
                 await asyncio.sleep(0.02)
 

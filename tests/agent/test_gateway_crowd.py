@@ -16,7 +16,7 @@ from tests.agent.agents import Agent, eventually, lab
 from tests.agent.hub_clients import Clients, _clients, curl, gateway  # noqa: F401 - a fixture
 from tests.faults.conftest import _plain_client  # noqa: F401 - no token and no cache of whoever runs the tests
 from tests.faults.machine import contents
-from tests.hub import Generated, TestHub, make_repo, stall
+from tests.hub import Generated, TestHub, dry_up, make_repo
 from tests.hub.content import Content
 
 pytestmark = pytest.mark.timeout(180)
@@ -40,7 +40,7 @@ async def test_two_clients_of_one_file_and_one_leaves(tmp_path: Path, clients: C
     repo = make_repo("org/name", FILES)
     async with TestHub([repo]) as hub, lab(tmp_path / "lab", hub) as made:
         one = await made.agent("one")
-        hub.inject(stall(512 << 10, route="cdn"))  # both are amid it until this is lifted
+        hub.inject(dry_up(512 << 10, route="cdn"))  # both are amid it until this is lifted
         stays = clients(gateway(one), "stays")
         leaves = clients(gateway(one), "leaves")
         first = await leaves.start(NAME)

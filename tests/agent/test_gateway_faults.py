@@ -17,7 +17,7 @@ from tests.conformance.environments import ENVIRONMENTS
 from tests.faults.conftest import _plain_client, mounts  # noqa: F401 - fixtures
 from tests.faults.machine import TOKEN, contents
 from tests.faults.mounts import Mounts, fill
-from tests.hub import Generated, TestHub, make_repo, redirect_to, stall, wrong_bytes
+from tests.hub import Generated, TestHub, dry_up, make_repo, redirect_to, wrong_bytes
 from tests.hub.content import Content
 
 pytestmark = pytest.mark.timeout(180)
@@ -244,7 +244,7 @@ async def test_64_the_same_file_into_the_same_cache_at_once(
     data = contents(repo)[NAME]
     async with TestHub([repo]) as hub, lab(tmp_path / "lab", hub) as made:
         one = await made.agent("one")
-        hub.inject(stall(512 << 10, route="cdn"))
+        hub.inject(dry_up(512 << 10, route="cdn"))
         endpoint = hub.url if way == "to-the-hub" else gateway(one)
         client = clients(endpoint, cache=one.cache, prelude=prelude)
         running = await client.start(NAME)
@@ -305,7 +305,7 @@ async def test_23_the_agents_disk_gets_full_midway(tmp_path: Path, clients: Clie
         mounts.tmpfs(one.cache, "size=160m")
         await made.start(one)
         client = clients(gateway(one))
-        hub.inject(stall(512 << 10, route="cdn"))
+        hub.inject(dry_up(512 << 10, route="cdn"))
         running = await client.start(NAME)
         await client.has_got(256 << 10)
         ballast = fill(one.cache, keep_bytes=MIB)

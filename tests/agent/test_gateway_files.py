@@ -18,7 +18,7 @@ from tests.agent.agents import Agent, eventually, lab
 from tests.agent.standin import standing
 from tests.faults.conftest import _plain_client  # noqa: F401 - no token and no cache of whoever runs the tests
 from tests.faults.machine import contents
-from tests.hub import Generated, HubRepo, TestHub, make_repo, slow_total, stall, wrong_bytes
+from tests.hub import Generated, HubRepo, TestHub, dry_up, make_repo, slow_total, wrong_bytes
 from tests.hub.content import Content
 
 MIB = 1 << 20
@@ -199,7 +199,7 @@ async def test_a_hub_that_stalls_gives_its_first_bytes_at_once(tmp_path: Path) -
     repo = make_repo("org/name", FILES)
     async with TestHub([repo]) as hub, lab(tmp_path, hub) as made:
         one = await made.agent("one")
-        hub.inject(stall(after_bytes=MIB // 2, route="cdn"))
+        hub.inject(dry_up(MIB // 2, route="cdn"))
         async with client_of(one) as client, client.asking() as answer:
             assert await answer.content.readexactly(1000) == data_of(repo)[:1000]
             hub.clear()

@@ -160,7 +160,7 @@ async def test_it_works_at_low_priority_stops_soon_and_goes_on_after_a_restart(m
     async with asyncio.TaskGroup() as group:
         task = group.create_task(Indexer(machine.holdings).run())
         await until(machine.holdings, lambda: machine.holdings.get(small) is not None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not _lowered():
                 await asyncio.sleep(0.01)
         assert os.getpriority(os.PRIO_PROCESS, 0) == before, "its own thread alone"

@@ -42,7 +42,7 @@ def made(home: Path, **more: int) -> tuple[Jobs, ScriptedRunner]:
     return Jobs(runner, JobStore(home), Traffic(), retry_s=(0.05, 0.1), **more), runner
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.01)
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
 
 async def ended(asker: Asker, events: list[Event] | None = None) -> Outcome:
     """Read to the end."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             came = await asker.take(1)
             if events is not None:

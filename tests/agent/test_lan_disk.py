@@ -55,7 +55,7 @@ async def test_a_blob_that_cannot_be_read_is_withdrawn(dying_disk: tuple[Path, P
         os.truncate(image, 4 << 20)
         with pytest.raises(aiohttp.ClientPayloadError):
             await lab.ask("GET", f"/blobs/{digest}")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not lab.shelf.withdrawn:
                 await asyncio.sleep(0.01)
         assert lab.shelf.withdrawn == [digest]

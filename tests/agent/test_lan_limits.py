@@ -36,7 +36,7 @@ async def small_reader(lab: Lab) -> AsyncIterator[tuple[asyncio.StreamReader, as
 
 
 async def gone(lab: Lab) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while len(lab.server.connections):
             await asyncio.sleep(0.02)
 
@@ -53,7 +53,7 @@ async def test_who_says_too_little_is_cut(tmp_path: Path, first: bytes) -> None:
                 writer.write(b"a")
                 await asyncio.sleep(0.05)
 
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             trickling = group.create_task(trickle())
             with suppress(ConnectionError):
                 await reader.read()
@@ -70,10 +70,10 @@ async def test_who_takes_no_bytes_of_a_blob_is_cut(tmp_path: Path, rate: int | N
         digest = lab.shelf.add(bytes(64 << 20))
         async with small_reader(lab) as (_, writer):
             writer.write(f"GET /edgecdn/v1/blobs/{digest} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while (await lab.ask("HEAD", f"/blobs/{digest}"))[0] != 429:
                     await asyncio.sleep(0.01)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while (await lab.ask("HEAD", f"/blobs/{digest}"))[0] != 200:
                     await asyncio.sleep(0.02)
         assert not lab.shelf.withdrawn
@@ -88,7 +88,7 @@ async def test_who_takes_no_bytes_of_an_answer_is_cut(tmp_path: Path) -> None:
 
     async with serving(tmp_path, QUICK, manifest=manifest) as lab, small_reader(lab) as (_, writer):
         writer.write(f"GET /edgecdn/v1/manifests/model/a/b/{'c' * 40} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not len(lab.server.connections):
                 await asyncio.sleep(0.01)
         await gone(lab)
@@ -96,13 +96,12 @@ async def test_who_takes_no_bytes_of_an_answer_is_cut(tmp_path: Path) -> None:
 
 async def test_who_reads_steadily_is_not_cut(tmp_path: Path) -> None:
     async with serving(tmp_path, QUICK) as lab:
-        digest = lab.shelf.add(bytes(8 << 20))
-        taken = 0
+        digest = lab.shelf.add(bytes(32 << 20))
         async with lab.session.get(f"{lab.url}/blobs/{digest}") as response:
-            while data := await response.content.read(256 << 10):
-                taken += len(data)
+            for _ in range(32):  # so much that a socket's buffers are no pause as long as the limit
+                assert not any(await response.content.readexactly(1 << 20))
                 await asyncio.sleep(0.05)  # 1.6 s in all, twice the limit
-        assert taken == 8 << 20
+            assert not await response.content.read()
 
 
 async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ async def test_too_many_a_second_are_told_to_wait(tmp_path: Path) -> None:
 async def test_connections_have_a_limit(tmp_path: Path) -> None:
     async with serving(tmp_path, Limits(connections=3)) as lab:
         streams = [await asyncio.open_connection(lab.address.host, lab.address.port) for _ in range(3)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(lab.server.connections) < 3:
                 await asyncio.sleep(0.01)
         reader, extra = await asyncio.open_connection(lab.address.host, lab.address.port)
@@ -185,7 +184,7 @@ async def test_rechecks_are_one_a_minute_and_survive_a_failure() -> None:
 
     rechecks = Rechecks(recheck, 60.0, lambda: now[0])
     digest = Digest.of(DigestKind.SHA256, b"")
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         running = group.create_task(rechecks.run())
         for at_s in (0.0, 30.0, 59.0, 61.0, 62.0):
             now[0] = at_s
@@ -219,7 +218,7 @@ async def test_a_recheck_is_for_who_was_given_the_blob_lately() -> None:
         rechecks.given("10.0.0.1", digest)
     rechecks.ask("10.0.0.1", second)
     rechecks.ask("10.0.0.1", last)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         running = group.create_task(rechecks.run())
         await done.wait()
         running.cancel()

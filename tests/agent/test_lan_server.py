@@ -63,7 +63,7 @@ async def test_sizes_at_the_edges_are_exact(tmp_path: Path, size: int, rate: int
             assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
         status, body, headers = await lab.ask("HEAD", f"/blobs/{digest}")
         assert (status, body, headers["Content-Length"]) == (200, b"", str(size))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while lab.sent["127.0.0.1"] != size + (2 + size - size // 2 if size else 0):
                 await asyncio.sleep(0.005)
 
@@ -234,7 +234,7 @@ async def test_a_blob_called_rotten_is_read_again_once(tmp_path: Path) -> None:
         assert (await lab.ask("HEAD", f"/trees/{other}"))[0] == 200
         for asked in (other, other, digest):  # one a minute, of one peer
             assert (await lab.ask("POST", "/rotten", data=encode_rotten(asked, 0)))[0] == 204
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not lab.shelf.rechecked:
                 await asyncio.sleep(0.01)
         assert lab.shelf.rechecked == [other]
@@ -256,7 +256,7 @@ async def test_events(tmp_path: Path) -> None:
     async with serving(tmp_path, limits, **parts) as lab, lab.session.get(f"{lab.url}/events") as stream:
 
         async def following() -> object:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 return parse_event(await stream.content.readline())
 
         first = parse_event(await stream.content.readline())
@@ -267,7 +267,7 @@ async def test_events(tmp_path: Path) -> None:
         assert [event.changed for event in seen] == [True, False, False]
         assert [event.beat for event in seen[1:]] == [1, 2]
         peers.append("10.0.0.3:8378")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (event := parse_event(await stream.content.readline())).peers is None:
                 pass
         assert event.peers == peers
@@ -284,7 +284,7 @@ async def test_a_new_peer_is_told_before_the_beat(tmp_path: Path) -> None:
         assert parse_event(await stream.content.readline()).hello is not None
         peers.append("10.0.0.3:8378")
         changes.tell(None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             event = parse_event(await stream.content.readline())
         assert (event.changed, event.peers) == (False, peers)
 
@@ -365,7 +365,7 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             await response.content.readany()  # and the reader leaves
         await lab.ask("GET", f"/blobs/{digest}", headers={"Range": "bytes=9-5"})
         await lab.ask("HEAD", f"/blobs/{digest}")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while count():
                 await asyncio.sleep(0.01)
 

@@ -92,7 +92,7 @@ async def running(rule: SharingRule, repos: Callable[[], Iterable[RepoId]]) -> A
         task.cancel()
 
 
-async def until(rule: SharingRule, condition: Callable[[], bool], limit_s: float = 10.0) -> float:
+async def until(rule: SharingRule, condition: Callable[[], bool], limit_s: float = 20.0) -> float:
     changed = asyncio.Event()
     leave = rule.subscribe(changed.set)
     started = time.monotonic()

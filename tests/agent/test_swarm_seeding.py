@@ -83,7 +83,7 @@ async def test_it_is_loaded_when_asked_for_and_given(tmp_path: Path) -> None:
         assert await place.seeding.ensure(digest)
         assert await place.seeding.ensure(digest)
         assert (place.seeding.count, place.swarm.torrents) == (1, 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await place.take(digest).done.wait()
 
 

@@ -55,7 +55,7 @@ class Taker:
         told = [index in have for index in range(tree.pieces)]
         self.download: Download = swarm.download(DIGEST, tree, path, told, self.written.update, self.troubles.append)
 
-    async def finish(self, limit_s: float = 10.0) -> None:
+    async def finish(self, limit_s: float = 30.0) -> None:
         async with asyncio.timeout(limit_s):
             await self.download.done.wait()
         await self.download.flush()
@@ -94,10 +94,10 @@ async def test_three_that_take_at_once_give_to_each_other(tmp_path: Path) -> Non
             for other in takers:
                 if other is not one.download.swarm:
                     one.download.connect("127.0.0.1", other.port)
-        began = time.monotonic()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             await asyncio.gather(*(one.download.done.wait() for one in taking))
-        assert time.monotonic() - began < 0.8 * 3 * SIZE / 4e6, "not three copies from the holder"
+        sent = sum(holder.given().values())
+        assert SIZE <= sent < 0.8 * 3 * SIZE, "not three copies from the holder"
         for one in taking:
             await one.finish()
             assert one.path.read_bytes() == DATA
@@ -105,18 +105,18 @@ async def test_three_that_take_at_once_give_to_each_other(tmp_path: Path) -> Non
 
 async def test_what_is_there_already_is_not_sent_again(tmp_path: Path) -> None:
     async with swarms(2) as (holder, taker):
-        seed = _seed(holder, tmp_path / "held")
+        _seed(holder, tmp_path / "held")
         have = frozenset(range(TREE.pieces // 2))
         taking = Taker(taker, tmp_path / "partial", have=have)
         assert taking.download.have == set(have)
         taking.download.connect("127.0.0.1", holder.port)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await taking.download.done.wait()
-        sent = sum(peer.up_bytes for peer in seed.traffic())
+        sent = sum(holder.given().values())
         await taking.finish()
         assert taking.written == set(range(TREE.pieces)) - have
         assert taking.path.read_bytes() == DATA
-        assert sent < 0.55 * SIZE
+        assert 0.45 * SIZE < sent < 0.55 * SIZE
 
 
 async def test_a_rotten_piece_is_found_by_its_holder_and_not_given(tmp_path: Path) -> None:

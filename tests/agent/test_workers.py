@@ -24,7 +24,7 @@ async def test_results_and_errors_come_back() -> None:
     assert alive("t-results") <= 2
     workers.close()
     workers.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while alive("t-results"):
             await asyncio.sleep(0.01)
 
@@ -40,6 +40,6 @@ async def test_hung_threads_are_replaced() -> None:
     assert await workers.run(time.monotonic, 5) > 0
     workers.close()
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while alive("t-hung"):
             await asyncio.sleep(0.01)

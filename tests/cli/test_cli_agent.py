@@ -99,7 +99,7 @@ def test_top_without_a_terminal_is_lines_until_ctrl_c(home: Path) -> None:
         assert top.stderr is not None
         assert top.stdout.readline().startswith("desk-1: in")
         top.send_signal(signal.SIGINT)
-        assert top.wait(10) == 0
+        assert top.wait(20) == 0
         assert top.stderr.read() == ""
 
 
@@ -115,7 +115,7 @@ def test_top_on_a_terminal_is_a_screen(home: Path) -> None:
             assert b"desk-1   in 0 B/s" in shown
             assert b"IN ALL" in shown
             top.send_signal(signal.SIGINT)
-            assert top.wait(10) == 0
+            assert top.wait(20) == 0
     os.close(ours)
     os.close(theirs)
 
@@ -126,7 +126,7 @@ def test_top_ends_with_8_when_the_agent_does(home: Path) -> None:
         assert top.stderr is not None
         top.stdout.readline()
         agent.kill()
-        assert top.wait(6) == 8
+        assert top.wait(20) == 8
         assert "agent is not running" in top.stderr.read()
 
 
@@ -243,7 +243,7 @@ def test_stop_says_who_waited(home: Path, edgecdn: Command, monkeypatch: pytest.
 def test_row38_stop_after_a_kill_signals_nobody(home: Path, edgecdn: Command) -> None:
     with agent_process(home) as (process, _):
         process.kill()
-        process.wait(5)
+        process.wait(20)
     (home / "agent.lock").write_text(str(os.getpid()))  # the number went to somebody else: this process
     assert edgecdn("agent", "stop").code == 0
 

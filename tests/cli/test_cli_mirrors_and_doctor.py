@@ -75,7 +75,7 @@ def test_a_hub_that_stalls_costs_no_more_than_20_s(
     machine: Machine, hub: HubProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgecdn.upkeep.probe._PROBE_S", 2.0)
-    hub.inject(Fault(Kind.DELAY_FIRST_BYTE, seconds=8, route="api"))
+    hub.inject(Fault(Kind.DELAY_FIRST_BYTE, seconds=60, route="api"))
     started = time.monotonic()
     try:
         done = machine("mirrors", TINY)
@@ -83,7 +83,7 @@ def test_a_hub_that_stalls_costs_no_more_than_20_s(
         hub.clear()
     assert done.code == 6
     assert "took longer than" in done.err
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
 
 
 def test_a_mirror_that_lags(machine: Machine, hub: HubProcess, monkeypatch: pytest.MonkeyPatch) -> None:

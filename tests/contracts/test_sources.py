@@ -60,7 +60,7 @@ class Tried:
 
     async def closed(self) -> None:
         """Wait until nothing is open any more."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.open():
                 await asyncio.sleep(0.005)
 

@@ -35,6 +35,7 @@ from tests.hub import (
     TestHub,
     close_early,
     delay_first_byte,
+    dry_up,
     make_repo,
     many_files,
     redirect_to,
@@ -93,7 +94,7 @@ async def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Any
 
 async def _sent(hub: TestHub, amount: int) -> None:
     """Wait until the server has noticed the end of what it sent."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while hub.stats.open_bodies or hub.stats.total != amount:
             await asyncio.sleep(0)
 
@@ -311,7 +312,7 @@ class TestWire:
             writer.write(f"GET {RAW} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             await reader.readexactly(100_000)
             writer.transport.abort()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while hub.stats.open_bodies:
                     await asyncio.sleep(0)
             assert 100_000 - 1000 < hub.stats.total < 64 << 20
@@ -373,6 +374,40 @@ class TestFaults:
             assert hub.stats.total == 4096
             hub.clear()
             assert await answer.content.read() == BIG_BYTES[4096:]
+
+    async def test_an_answer_that_is_shorter_than_a_stall_ends_as_ever(
+        self, hub: TestHub, raw: aiohttp.ClientSession
+    ) -> None:
+        hub.inject(stall(after_bytes=4096))
+        for length in (4095, 4096):
+            async with raw.get(hub.url + RAW, headers={"Range": f"bytes=0-{length - 1}"}) as answer:
+                assert await answer.read() == BIG_BYTES[:length]
+        await _sent(hub, 4095 + 4096)
+
+    async def test_a_file_that_dries_up_gives_what_lies_before(self, hub: TestHub, raw: aiohttp.ClientSession) -> None:
+        hub.inject(dry_up(4096))
+        async with raw.get(hub.url + RAW, headers={"Range": "bytes=0-4095"}) as answer:
+            assert await answer.read() == BIG_BYTES[:4096]
+        async with (
+            raw.get(hub.url + RAW, headers={"Range": "bytes=4000-4999"}) as across,
+            raw.get(hub.url + RAW, headers={"Range": "bytes=4096-4999"}) as behind,
+        ):
+            assert await across.content.readexactly(96) == BIG_BYTES[4000:4096]
+            async with asyncio.timeout(20):
+                while (hub.stats.open_bodies, hub.stats.total) != (2, 4096 + 96):
+                    await asyncio.sleep(0)
+            hub.clear()
+            assert await across.read() == BIG_BYTES[4096:5000]
+            assert await behind.read() == BIG_BYTES[4096:5000]
+
+    async def test_a_slow_answer_is_no_longer_slow_when_that_is_lifted(
+        self, hub: TestHub, raw: aiohttp.ClientSession
+    ) -> None:
+        hub.inject(slow_total(1000.0))  # the whole of it would take some minutes
+        async with raw.get(hub.url + RAW) as answer:
+            got = await answer.content.readexactly(10)
+            hub.clear()
+            assert got + await answer.read() == BIG_BYTES
 
     async def test_stall_ends_when_the_client_leaves(self, hub: TestHub, raw: aiohttp.ClientSession) -> None:
         hub.inject(stall(after_bytes=10))
@@ -615,7 +650,7 @@ async def test_leaving_the_hub_cuts_whatever_still_runs(tmp_path: Path) -> None:
             _, writer = await asyncio.open_connection(host, int(port), limit=1024)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             writers.append(writer)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(hub.stats.requests) < 3 or hub.stats.open_bodies < 2:
                 await asyncio.sleep(0)
         started = loop.time()

@@ -16,12 +16,15 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from edgecdn.cache.journal import read_journal
+from edgecdn.cache.safedir import SafeDir
 from edgecdn.events import BytesReceived, Event, Note, SourceDropped, Waiting
 from edgecdn.fileset import FileSet
 from edgecdn.local_fetch import run_fetch
 from edgecdn.names import ModelRef
 from edgecdn.pipeline import Fetched
 from edgecdn.settings import load_settings
+from edgecdn.spans import Span, journal_unit
 from tests.hub import HubRepo, TestHub
 from tests.hub.content import chunks_of
 
@@ -146,6 +149,22 @@ class Machine:
     def partials(self) -> list[Path]:
         """Every partial file."""
         return sorted(self.cache.glob("*/blobs/*.incomplete"))
+
+    def kept_spans(self) -> list[Span]:
+        """Of partial files, what the next run goes on with, should this one be killed now."""
+        found = []
+        for path in self.home.glob("partials/*/*.journal"):
+            with SafeDir.at(path.parent) as folder:
+                journal = read_journal(folder, path.name)
+            if journal is not None:
+                header, units = journal
+                unit = journal_unit(header.size)
+                found += [Span(n * unit, min((n + 1) * unit, header.size)) for n in sorted(units)]
+        return found
+
+    def kept(self) -> int:
+        """How many bytes those are."""
+        return sum(map(len, self.kept_spans()))
 
     def ref(self, name: str = "main", repo: str = "org/name") -> str | None:
         """The commit a ref names."""

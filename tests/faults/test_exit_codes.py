@@ -9,7 +9,9 @@ import signal
 import pytest
 
 from tests.faults.machine import TOKEN, Machine, contents, files_in
-from tests.hub import Generated, TestHub, make_repo, slow_per_connection, status
+from tests.hub import Generated, TestHub, dry_up, make_repo, slow_per_connection, status
+
+pytestmark = pytest.mark.timeout(180)
 
 REPO = make_repo("org/name", {"config.json": b"{}", "tokenizer.json": b"{ }", "m.safetensors": Generated(1, 2 << 20)})
 LOG_IN = "hf auth login"
@@ -111,10 +113,10 @@ async def test_usage(machine: Machine, arguments: list[str]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_interrupted(machine: Machine, number: signal.Signals) -> None:
     repo = make_repo("org/name", {"config.json": b"{}", "m.safetensors": Generated(2, 16 << 20)})
-    async with TestHub([repo], faults=[slow_per_connection(4e6, route="cdn")]) as hub:
+    async with TestHub([repo], faults=[slow_per_connection(4e6, route="cdn"), dry_up(12 << 20, route="cdn")]) as hub:
         process = await machine.start("fetch", "org/name", hubs=(hub,))
-        async with asyncio.timeout(20):
-            while hub.stats.total < 9 << 20:
+        async with asyncio.timeout(40):
+            while machine.kept() < 4 << 20:
                 await asyncio.sleep(0.01)
         process.send_signal(number)
         ran = await machine.finish(process)
@@ -137,7 +139,7 @@ async def test_interrupted_before_anything(machine: Machine) -> None:
     async with TestHub([REPO]) as hub:
         hub.inject(slow_per_connection(1000, route="cdn"))
         process = await machine.start("fetch", "org/name", hubs=(hub,))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while not hub.stats.requests:
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)

@@ -44,7 +44,7 @@ async def test_64_client_downloads_the_same_at_the_same_time(machine: Machine, f
             client = await _client(machine, hub)
         else:
             client = await _client(machine, hub)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 while not hub.stats.total:
                     await asyncio.sleep(0.01)
             job = asyncio.create_task(machine.fetch("org/name", hub))
@@ -65,7 +65,7 @@ async def test_64_client_lock_that_is_never_released(machine: Machine) -> None:
         async with TestHub([REPO]) as hub:
             started = time.monotonic()
             fetched = await machine.fetch("org/name", hub)
-            assert 4.5 < time.monotonic() - started < 9
+            assert 4.5 < time.monotonic() - started < 20
     assert files_in(fetched.path) == contents(REPO)
     _one_valid_copy(machine)
 

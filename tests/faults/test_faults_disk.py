@@ -16,6 +16,8 @@ from tests.faults.machine import Machine, contents, files_in
 from tests.faults.mounts import Mounts, fill
 from tests.hub import Generated, TestHub, make_repo, many_files, slow_total
 
+pytestmark = pytest.mark.timeout(180)
+
 BIG = make_repo("org/name", {"config.json": b"{}", "m.safetensors": Generated(1, 16 << 20)})
 SMALL = make_repo("org/name", {"config.json": b"{}", "m.safetensors": Generated(2, (1 << 20) + 5)})
 

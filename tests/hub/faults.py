@@ -12,7 +12,7 @@ from typing import Any
 class Kind(StrEnum):
     """The shapes of misbehaviour."""
 
-    STALL = "stall"  # send after_bytes, then nothing until the client leaves
+    STALL = "stall"  # send after_bytes of a longer answer (or, of the file, what is before offset), then nothing
     RESET = "reset"  # send after_bytes, then TCP RST
     CLOSE_EARLY = "close_early"  # send after_bytes, then an orderly close: a short body
     LONG_BODY = "long_body"  # delta bytes more than asked, announced in Content-Length
@@ -56,7 +56,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
     delta: int = 1
-    offset: int | None = None  # in the file; None: every byte
+    offset: int | None = None  # in the file; None: every byte (wrong), or counted in the answer (stall)
     url: str = ""
     bytes_per_s: float = 0.0
     seconds: float = 0.0
@@ -135,8 +135,13 @@ class FaultBook:
 
 
 def stall(after_bytes: int = 0, **match: Any) -> Fault:
-    """Send some bytes and then nothing."""
+    """Send some bytes, and then nothing until the client leaves or it is lifted. A shorter answer ends as ever."""
     return Fault(Kind.STALL, after_bytes=after_bytes, **match)
+
+
+def dry_up(offset: int, **match: Any) -> Fault:
+    """Of a file only the bytes before `offset` come until it is lifted: the same however requests are cut."""
+    return Fault(Kind.STALL, offset=offset, **match)
 
 
 def reset(after_bytes: int = 0, **match: Any) -> Fault:

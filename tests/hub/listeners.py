@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -21,6 +22,7 @@ class Listener:
     ) -> None:
         self._handler, self._host, self._port = handler, host, port
         self._runner: web.ServerRunner | None = None
+        self._kept: socket.socket | None = None
         self.url = ""
 
     async def start(self) -> None:
@@ -29,12 +31,26 @@ class Listener:
         runner = web.ServerRunner(server, shutdown_timeout=STOP_LIMIT_S)
         await runner.setup()
         self._runner = runner
-        await web.TCPSite(runner, self._host, self._port, backlog=BACKLOG).start()
+        kept, self._kept = self._kept, None
+        if kept is None:
+            await web.TCPSite(runner, self._host, self._port, backlog=BACKLOG).start()
+        else:
+            await web.SockSite(runner, kept, backlog=BACKLOG).start()
         self._port = runner.addresses[0][1]
         self.url = f"http://{self._host}:{self._port}"
+
+    async def go_down(self) -> None:
+        """As `stop`, but nobody else gets the port meanwhile: bound and not listened at, it refuses connections."""
+        await self.stop()
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind((self._host, self._port))
 
     async def stop(self) -> None:
         """Close the socket and every connection."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 SLICES_PER_S = 20  # how finely a limited answer is cut
 SMALLEST_SLICE_BYTES = 512
@@ -23,9 +24,11 @@ class Pacer:
         wanted = int(self._rate / SLICES_PER_S)
         return max(SMALLEST_SLICE_BYTES, min(LARGEST_SLICE_BYTES, wanted))
 
-    async def take(self, amount: int) -> None:
-        """Wait until the line has carried the bytes."""
+    async def take(self, amount: int, released: asyncio.Event) -> None:
+        """Wait until the line has carried the bytes, or is `released` from its limit."""
         now = asyncio.get_running_loop().time()
         free_at = now if self._free_at is None else max(now - CATCH_UP_S, self._free_at)
         self._free_at = free_at + amount / self._rate
-        await asyncio.sleep(max(0.0, self._free_at - now))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._free_at - now):
+                await released.wait()

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from tests.hub.content import OnDisk
-from tests.hub.faults import Active, Kind
+from tests.hub.faults import Active, Fault, Kind
 from tests.hub.pacing import Pacer
 from tests.hub.shaping import Shape, read_piece
 from tests.hub.stats import Seen, Stats
@@ -34,7 +34,7 @@ class Sending:
     shaped: Shape
     active: Active
     pacers: tuple[Pacer, ...]
-    released: asyncio.Event  # set when faults are cleared
+    released: asyncio.Event  # set when faults are cleared: what is held up goes on
     stats: Stats
     seen: Seen
 
@@ -63,16 +63,22 @@ class Sending:
         cut = next((self.active[kind] for kind in CUTS if kind in self.active), None)
         if cut is None:
             return await self._send_span(response, span.start, span.end)
-        middle = min(span.end, span.start + cut.after_bytes)
+        middle = self._cut_at(cut)
         await self._send_span(response, span.start, middle)
         if cut.kind is Kind.STALL:
-            await self._stall()
+            if middle < span.end:
+                await self._stall()
             return await self._send_span(response, middle, span.end)
         if cut.kind is Kind.RESET:
             await self._reset()
         elif (transport := self.request.transport) is not None:
             transport.close()
         raise _Gone
+
+    def _cut_at(self, cut: Fault) -> int:
+        span = self.shaped.span
+        wanted = span.start + cut.after_bytes if cut.offset is None else cut.offset
+        return max(span.start, min(span.end, wanted))
 
     async def _send_span(self, response: web.StreamResponse, start: int, end: int) -> None:
         body = self.shaped.body
@@ -89,7 +95,7 @@ class Sending:
         while start < end:
             stop = min(end, start + step)
             for pacer in self.pacers:
-                await pacer.take(stop - start)
+                await pacer.take(stop - start, self.released)
             if file is None:
                 await self._write(response, read_piece(self.shaped, start, stop))
             else:

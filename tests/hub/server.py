@@ -98,7 +98,7 @@ class TestHub:
             self.faults.inject(fault)
 
     def clear(self) -> None:
-        """Lift every rule; stalled answers go on."""
+        """Lift every rule: answers that are stalled, late or slow go on as if there had been none."""
         self.faults.clear()
         self._pacers.clear()
         self._released.set()
@@ -106,7 +106,7 @@ class TestHub:
 
     async def go_down(self, role: str) -> None:
         """Stop one listener (hub, cdn or modelscope): its port refuses connections."""
-        await self._listeners[role].stop()
+        await self._listeners[role].go_down()
 
     async def come_back(self, role: str) -> None:
         """Start a stopped listener again on its port."""

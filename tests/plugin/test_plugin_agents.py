@@ -201,7 +201,10 @@ async def test_a_slow_hub_is_no_hung_agent(hub: TestHub, made: AgentLab, tmp_pat
     hub.inject(stall(path="*config.json"))
     user = User(tmp_path / "user", hub.url, one.home)
     process = await user.start(DOWNLOAD)
-    await asyncio.sleep(4)
+    async with asyncio.timeout(40):
+        while not hub.faults.hits:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(4)  # what is tested is time itself
     hub.clear()
     ran = await user.finish(process)
     whole(ran)

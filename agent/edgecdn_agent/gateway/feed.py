@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgecdn.errors import EdgecdnError, SystemFailed
@@ -76,14 +77,26 @@ class _Foreign:
 
 
 class Feed:
-    """One answer's part in one delivery. `resumes`: the reader has what lies before, perhaps from here."""
+    """One answer's part in one delivery. `resumes`: the reader has what lies before, perhaps from here.
 
-    def __init__(self, delivery: Delivery, out: Outgoing, disk: Workers, *, resumes: bool = False) -> None:
+    `on_proven` is told which file was proven right, before the reader has the end of it.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        out: Outgoing,
+        disk: Workers,
+        *,
+        resumes: bool = False,
+        on_proven: Callable[[os.stat_result], None] = lambda _: None,
+    ) -> None:
         self.delivery = delivery
         self.mark = delivery.mark
         self._out = out
         self._disk = disk
         self._stands = resumes
+        self._on_proven = on_proven
         self._gave_unproven = False
         self._foreign: list[_Foreign] = []
         self._fd = -1
@@ -156,11 +169,6 @@ class Feed:
             await self._change(left_s)
         return True
 
-    def proven_file(self) -> os.stat_result | None:
-        """The file that was proven right, if the answer's end was taken from it."""
-        is_that = self._opened_as == (self.delivery.mark, DeliveryState.HERE)
-        return os.fstat(self._fd) if is_that else None
-
     def close(self) -> None:
         """Let the file go."""
         if self._fd >= 0:
@@ -192,12 +200,21 @@ class Feed:
         wanted = (self.delivery.mark, self.delivery.state)
         if self._opened_as == wanted:
             return True
+        seen: list[os.stat_result] = []
+
+        def opening() -> int:
+            fd = self.delivery.open()
+            seen.append(os.fstat(fd))  # at once: later it may be what somebody made of it
+            return fd
+
         try:
-            fd = await open_by(self._disk, self.delivery.open, _DISK_S)
+            fd = await open_by(self._disk, opening, _DISK_S)
         except FileNotFoundError:
             return False
         self.close()
         self._fd, self._opened_as = fd, wanted
+        if wanted == (self.delivery.mark, DeliveryState.HERE) and seen[0].st_size == self.delivery.entry.size:
+            self._on_proven(seen[0])
         return True
 
     async def _compare(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -252,15 +253,16 @@ class BlobServer:
     async def _file(self, wanted: Wanted, out: Outgoing) -> None:
         """A download: joined by whoever wants the same; who leaves may come back for the rest."""
         async with self._deliveries.want(wanted) as delivery:
-            feed = Feed(delivery, out, self._disk, resumes=out.start > 0)
+
+            def proven(seen: os.stat_result) -> None:
+                self._held.note(wanted, delivery, seen)
+
+            feed = Feed(delivery, out, self._disk, resumes=out.start > 0, on_proven=proven)
             remembered, mark = self._handed_out if wanted.entry.size > TAIL_BYTES else None, delivery.mark
             try:
                 if remembered is not None and not feed.is_proven:
                     await remembered.open(wanted.entry.digest)
                 await give_file(feed, out, self._origin, wanted, self._patience)
-                seen = feed.proven_file()
-                if seen is not None:
-                    self._held.note(wanted, delivery, seen)
             finally:
                 feed.close()
                 if not out.is_done and feed.is_mixed:

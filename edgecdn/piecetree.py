@@ -16,7 +16,7 @@ from typing import TypeAlias
 from edgecdn.errors import BadInput
 from edgecdn.manifest import MAX_FILE_BYTES
 
-__all__ = ["HASH_BYTES", "LEAF_BYTES", "PieceTree", "TreeBuilder", "piece_bytes"]
+__all__ = ["HASH_BYTES", "LEAF_BYTES", "PieceTree", "TreeBuilder", "part_layer", "part_node", "piece_bytes"]
 
 LEAF_BYTES = 16 << 10
 """The block of BEP 52."""
@@ -132,6 +132,21 @@ class TreeBuilder:
         if self._taken % self._piece == 0 or self._taken == self.size:
             self._layer += _piece_node(self.size, b"".join(self._leaves))
             self._leaves.clear()
+
+
+def part_layer(size: int, data: Data) -> bytes:
+    """The piece layer of a part of a blob of `size` bytes: 32 bytes for each piece of `data`.
+
+    The part begins and ends where pieces do (the last piece may be short), in a blob of several pieces.
+    """
+    view, length = memoryview(data).cast("B"), piece_bytes(size)
+    return b"".join(_piece_node(size, b"".join(_leaves(view[at : at + length]))) for at in range(0, len(view), length))
+
+
+def part_node(size: int, layer: bytes, part_bytes: int) -> bytes:
+    """The node over a part's piece layer, in a blob that is cut into parts of `part_bytes`: 2^n pieces."""
+    length = piece_bytes(size)
+    return _climb(layer, _depth(part_bytes // length), _ZEROS[_depth(length // LEAF_BYTES) :])
 
 
 def _check_size(size: int) -> None:

@@ -208,6 +208,13 @@ class Settings:
     )
     limits_download: Rate = _setting("limits.download", rate, "off", "rate", "Most that is taken from peers.")
     limits_wan: Rate = _setting("limits.wan", rate, "off", "rate", "Most that is taken from hubs and mirrors.")
+    limits_hub_connections: int = _setting(
+        "limits.hub_connections",
+        count(1, 64),
+        8,
+        "connections",
+        "Most connections to the hub for one lab, of machines that take a file together.",
+    )
     limits_hours: Hours = _setting(
         "limits.hours", hours, "00:00-24:00", "HH:MM-HH:MM", "When the limits hold, local time; outside they do not."
     )

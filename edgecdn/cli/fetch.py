@@ -104,8 +104,19 @@ def _kinds(text: str | None) -> frozenset[Kind]:
     return frozenset({Kind.CACHE, *map(Kind, names)})
 
 
+_WHENCE = {
+    Kind.CACHE.value: "here already",
+    Kind.LAN.value: "from the lab",
+    Kind.MIRROR.value: "over the line from mirrors",
+    Kind.ORIGIN.value: "over the line",
+}
+
+
 def _summary(fetched: Fetched) -> str:
-    parts = [f"{human_bytes(count)} from {kind}" for kind, count in fetched.bytes_by_source.items() if count]
+    parts = [f"{human_bytes(count)} {_WHENCE[kind]}" for kind, count in fetched.bytes_by_source.items() if count]
+    lab = fetched.bytes_by_source.get(Kind.LAN.value, 0)
+    if 0 < lab < fetched.bytes_total:
+        parts.append(f"{100 * lab // fetched.bytes_total} % of the line saved")
     return (
         f"{fetched.repo}: {counted(fetched.files, 'file')}, {human_bytes(fetched.bytes_total)}, verified, "
         f"in {human_seconds(fetched.seconds)} ({', '.join(parts) or 'nothing to move'})."

@@ -19,6 +19,7 @@ from edgecdn.events import (
     BytesReceived,
     Event,
     FetchPlanned,
+    Kind,
     Note,
     SourceDropped,
     Waiting,
@@ -31,6 +32,8 @@ __all__ = ["FetchProgress", "bar_columns"]
 
 _LINE_EVERY_S = 30.0
 """How often a log that is no terminal gets a line."""
+
+_MANY_PEERS = 2
 
 _ROOM_FOR_SOURCES = 110
 _ROOM_FOR_RATE = 70
@@ -48,6 +51,7 @@ class FetchProgress:
         self.total = 0
         self.here = 0
         self._files = (0, 0)
+        self._peers: set[str] = set()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -56,8 +60,10 @@ class FetchProgress:
         match event:
             case FetchPlanned():
                 self._plan(event)
-            case BytesReceived(source=source, count=count):
+            case BytesReceived(source=source, kind=kind, count=count):
                 self.received[source] += count
+                if kind is Kind.LAN:
+                    self._peers.add(source)
                 self._show(advance=count)
             case BytesDiscarded(source=source, count=count):
                 self.received[source] -= count
@@ -106,9 +112,17 @@ class FetchProgress:
         if self._bar is None or self._task is None:
             self._log()
             return
-        sources = ", ".join(f"{name} {human_bytes(count)}" for name, count in self.received.most_common(3))
+        sources = ", ".join(f"{name} {human_bytes(count)}" for name, count in self._shares().most_common(3))
         files = f"{self._files[0]}/{counted(self._files[1], 'file')}"
         self._bar.update(self._task, advance=advance, files=files, sources=sources)
+
+    def _shares(self) -> Counter[str]:
+        """What came from where; several peers are shown as one, beside what the line brought."""
+        if len(self._peers) < _MANY_PEERS:
+            return self.received
+        shares = Counter({name: count for name, count in self.received.items() if name not in self._peers})
+        shares[f"{len(self._peers)} peers"] = sum(self.received[name] for name in self._peers)
+        return shares
 
     def _log(self) -> None:
         """A line where there is no bar, if it is time for one."""

@@ -27,7 +27,7 @@ from edgecdn.plan.split import choose_split
 from edgecdn.plan.state import Blob, Lease, SourceState
 from edgecdn.spans import SEGMENT_BYTES, UNIT_BYTES, Span, give_back
 
-__all__ = ["ENOUGH_RATE", "GRACE_S", "Board"]
+__all__ = ["ENOUGH_RATE", "GRACE_S", "Board", "cost_of"]
 
 ENOUGH_RATE = 512_000
 """Bytes per second from cheaper sources above which no dearer one is asked (design, section 5)."""
@@ -43,6 +43,11 @@ _FORGIVEN_BYTES = 64 << 20
 """So many good bytes after a wrong answer make up for it: a long job meets a few by accident."""
 
 _COST = {Kind.CACHE: 0, Kind.LAN: 1, Kind.MIRROR: 2, Kind.ORIGIN: 2}
+
+
+def cost_of(kind: Kind) -> int:
+    """How dear a source's bytes are, for comparing."""
+    return _COST[kind]
 
 
 class Board:
@@ -108,6 +113,16 @@ class Board:
         for lease in blob.leases:
             lease.revoked = True
 
+    def wind_down(self, blob: Blob) -> None:
+        """Have nobody asked for a file any more; requests under way end with the unit they are in."""
+        self._free_bytes -= sum(map(len, blob.free))
+        blob.free.clear()
+        blob.held = True
+        for lease in blob.leases:
+            unit_end = (lease.position // UNIT_BYTES + 1) * UNIT_BYTES
+            lease.stop = min(lease.stop, unit_end) if lease.position > lease.start else lease.position
+            lease.revoked = lease.remaining <= 0
+
     def restart(self, blob: Blob, missing: Iterable[Span], only: SourceState | None = None) -> None:
         """Fetch bytes of a file anew, from one source alone when `only` is given."""
         blob.held = False
@@ -142,7 +157,12 @@ class Board:
         """`count` more bytes of a request have come in."""
         lease.position += count
         lease.last_byte_at = now
-        source = lease.source
+        self.gave(lease.source, count, now)
+        givers, name = lease.blob.givers, lease.source.name
+        givers[name] = givers.get(name, 0) + count
+
+    def gave(self, source: SourceState, count: int, now: float) -> None:
+        """`count` more bytes came from a source."""
         source.meter.add(count, now)
         source.recent.add(count, now)
         source.steady.add(count, now)
@@ -152,7 +172,6 @@ class Board:
         source.good_bytes += count
         if source.good_bytes > _FORGIVEN_BYTES:
             source.offences = 0
-        lease.blob.givers[source.name] = lease.blob.givers.get(source.name, 0) + count
 
     def end(self, lease: Lease, written_to: int) -> None:
         """A request is over; what it did not bring (beyond `written_to`) is free again."""

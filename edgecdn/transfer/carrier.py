@@ -7,7 +7,7 @@ is lost by the change.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,27 @@ from edgecdn.piecetree import PieceTree
 from edgecdn.sources import Source
 from edgecdn.spans import Span
 
-__all__ = ["Cargo", "Carrier", "Lab"]
+__all__ = ["Cargo", "Carrier", "Giver", "Lab", "Line"]
+
+
+@dataclass(frozen=True, slots=True)
+class Giver:
+    """Who gives bytes: what users are shown, and how dear its bytes are."""
+
+    name: str
+    kind: Kind
+
+
+class Line(Protocol):
+    """The sources of one file, for a carrier that shares out among several machines what is asked of them."""
+
+    def giver(self) -> Giver | None:
+        """Who would be asked now: the cheapest kind first; None while nobody can be."""
+        ...
+
+    def read(self, giver: Giver, span: Span) -> AsyncGenerator[bytes, None]:
+        """The bytes of `span`, in order; exactly its length or a SourceFault, which counts against the giver."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +46,10 @@ class Cargo:
     """A file to be carried. The file at `path` is as long as it will be; bytes outside `have` are holes.
 
     `read(view, start)` fills a buffer (blocks). `forget` counts spans of `have` as missing again.
-    `landed` counts bytes that are in the file now, each once. `alternatives` tells whether anybody
-    else could give the rest. `tell` says a sentence to the user. `whole` takes the piece tree by which
-    every piece is right, before the last of them landed: the file's own, if its digest is right too.
+    `landed` counts bytes that are in the file now, each once. `put(start, data, giver)` writes bytes and counts
+    them. `line` is whoever else could give the rest; `alternatives` tells whether anybody could. `tell` says a
+    sentence to the user. `whole` takes the piece tree by which every piece is right, before the last of them
+    landed: the file's own, if its digest is right too.
     """
 
     manifest: Manifest
@@ -38,6 +59,8 @@ class Cargo:
     read: Callable[[memoryview, int], int]
     forget: Callable[[Sequence[Span]], Awaitable[None]]
     landed: Callable[[Sequence[Span]], Awaitable[None]]
+    put: Callable[[int, bytes, Giver], Awaitable[None]]
+    line: Line
     alternatives: Callable[[], bool]
     tell: Callable[[str], None]
     whole: Callable[[PieceTree], None]
@@ -71,8 +94,19 @@ class Carrier(Protocol):
         """
         ...
 
+    async def disputed(self, cargo: Cargo) -> bool:
+        """All of a file is here, and its digest is wrong: find what is, and bring that anew.
+
+        True: something was replaced, and it is worth looking again. False: others must find out.
+        """
+        ...
+
     def built(self, entry: FileEntry, tree: PieceTree) -> None:
         """A file is verified, and this is its piece tree: whoever claimed another one had lied."""
+        ...
+
+    def left(self, cargo: Cargo) -> None:
+        """A file that was carried is published, or its job has ended without."""
         ...
 
 

@@ -29,7 +29,7 @@ from edgecdn.events import (
 )
 from edgecdn.manifest import FileEntry, Manifest
 from edgecdn.plan.board import Board
-from edgecdn.plan.state import Blob, Lease
+from edgecdn.plan.state import Blob, Lease, SourceState
 from edgecdn.sources import Offer, Source
 from edgecdn.sources.faults import (
     Busy,
@@ -42,10 +42,11 @@ from edgecdn.sources.faults import (
 )
 from edgecdn.spans import UNIT_BYTES, Span
 from edgecdn.transfer.arrivals import Arrival, Arrivals
-from edgecdn.transfer.carrier import Carrier
-from edgecdn.transfer.carrying import Carriage, make_cargo
+from edgecdn.transfer.carrier import Carrier, Giver
+from edgecdn.transfer.carrying import Carriages
 from edgecdn.transfer.court import Court
 from edgecdn.transfer.incoming import Incoming, Pools, WorkThreads
+from edgecdn.transfer.line import SourceLine
 from edgecdn.transfer.outcome import most_telling
 from edgecdn.transfer.patience import LONGEST_TOLD_S, Patience
 from edgecdn.transfer.writer import LeaseWriter
@@ -59,9 +60,6 @@ _TICK_S = 0.2
 
 _ADMITTED = 48
 """Files open at a time: enough for every connection to have a small one, few enough for file descriptors."""
-
-_CARRIED = 3
-"""Files carried at a time: more would only share the same link and end later each."""
 
 _FIRST_OFFERS_S = 3.0
 """Sources cheaper than a hub may take this long to say what they have before hubs are asked."""
@@ -112,20 +110,23 @@ class Transfer:
         self._hurried: set[Digest] = set()
         self._page = page
         self._carrier = carrier
-        self._carrying = asyncio.Semaphore(_CARRIED)
         self._clock = clock
+        self._wake = asyncio.Event()
         self._board = Board(chance or Random())
         self._threads = WorkThreads.start(pools)
         self._offers: dict[str, Mapping[Digest, Offer]] = {}
         self._incoming: dict[Blob, Incoming] = {}
         self._court = Court(self._board, self._offers, listener)
         self._patience = Patience(self._board, self._court, listener, patience_s, clock())
+        self._carriages = None if carrier is None else Carriages(
+            carrier, self._board, self._line_of, lambda blob: bool(self._offering(blob.entry)),
+            self._carried, self._discarded, lambda text: listener(Note(text)), self._wake.set,
+        )  # fmt: skip
         self._parts: set[PartialFile] = set()
         self._waiting: deque[FileEntry] = deque()
         self._running: dict[Lease, asyncio.Task[None]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._ask_now: Callable[[Source], None] | None = None
-        self._wake = asyncio.Event()
         self._done: set[Digest] = set()
         self._absent: set[str] = set()
         self._left = 0
@@ -161,6 +162,8 @@ class Transfer:
             raise most_telling(failures) from failures
         finally:
             self._ask_now = None
+            if self._carriages is not None:
+                self._carriages.close()
             await asyncio.to_thread(self._threads.stop)  # first, so that nothing uses what is closed next
             for part in self._parts:
                 part.close()
@@ -293,30 +296,32 @@ class Transfer:
             if carrying is not None:
                 carrying.cancel()
             del self._incoming[blob]
+            if self._carriages is not None:
+                self._carriages.done(incoming)
             self._parts -= {part}
         return published
 
     async def _carry(self, manifest: Manifest, blob: Blob, incoming: Incoming) -> None:
         """Let the carrier bring what it can; the sources bring the rest."""
-        carrier = self._carrier
-        assert carrier is not None
-
-        def received(count: int) -> None:
-            self._patience.carried(self._clock())
-            self._listener(BytesReceived(carrier.name, carrier.kind, count))
-
-        def tell(text: str) -> None:
-            self._listener(Note(text))
-
-        cargo = make_cargo(
-            carrier, manifest, incoming, received, self._discarded, lambda: bool(self._offering(blob.entry)), tell
-        )
-        carriage = Carriage(carrier, cargo, self._board, blob, incoming, self._discarded, self._wake.set)
+        assert self._carriages is not None
         try:
-            await carriage.run(self._carrying)
+            await self._carriages.carry(manifest, blob, incoming)
         except errors.SystemFailed:  # somebody may still write into this very file: it is no good any more
             await self._discard(incoming)
             raise
+
+    def _line_of(self, blob: Blob) -> SourceLine:
+        until = self._clock() + _FIRST_OFFERS_S
+
+        def answering() -> bool:
+            lan = (source.name for source in self._sources.values() if source.kind is Kind.LAN)
+            return self._clock() < until and any(not self._asking[name].done() for name in lan)
+
+        return SourceLine(self._board, blob, self._sources, self._offers, self._faulted, answering, self._clock)
+
+    def _carried(self, giver: Giver, count: int) -> None:
+        self._patience.carried(self._clock())
+        self._listener(BytesReceived(giver.name, giver.kind, count))
 
     async def _open_part(self, entry: FileEntry) -> PartialFile | SmallFile:
         if entry.size <= UNIT_BYTES:
@@ -338,7 +343,8 @@ class Transfer:
         """Wait for all bytes, verify, publish; None when the partial file vanished and all begins again."""
         part = incoming.part
         while not (await incoming.follow() or await incoming.verify_again()):
-            await self._dispute(blob, incoming)
+            if self._carriages is None or not await self._carriages.looked_at_again(incoming):
+                await self._dispute(blob, incoming)
         for liar in await incoming.liars() - {"" if self._carrier is None else self._carrier.name}:
             self._court.lied(liar, blob.entry)
         if self._carrier is not None and (tree := incoming.tree) is not None:
@@ -410,7 +416,7 @@ class Transfer:
         source = self._sources[lease.source.name]
         offer = self._offers[source.name].get(lease.blob.entry.digest)
         if offer is None:  # asked again meanwhile, it has it no more
-            self._faulted(lease, Missing("has it no more"))
+            self._faulted(lease.source, lease.blob, Missing("has it no more"))
             return
         try:
             async with aclosing(source.read(offer, Span(lease.start, lease.stop))) as pieces:
@@ -421,7 +427,7 @@ class Transfer:
                     if lease.position >= lease.stop:  # a split may have lowered it meanwhile
                         break
         except SourceFault as fault:
-            self._faulted(lease, fault)
+            self._faulted(lease.source, lease.blob, fault)
         finally:
             await writer.flush()
 
@@ -434,8 +440,8 @@ class Transfer:
     def _landed(self, lease: Lease, count: int) -> None:
         self._listener(BytesReceived(lease.source.name, lease.source.kind, count))
 
-    def _faulted(self, lease: Lease, fault: SourceFault) -> None:
-        source, blob, now = lease.source, lease.blob, self._clock()
+    def _faulted(self, source: SourceState, blob: Blob, fault: SourceFault) -> None:
+        now = self._clock()
         _log.info("%s, %s: %s", source.name, blob.entry.path, fault)
         self._court.record(source.name, blob.entry, fault)
         match fault:
@@ -487,7 +493,7 @@ class Transfer:
 
     def _check_patience(self, now: float) -> None:
         if not self._hashing():
-            self._patience.check(now, idle=not self._running)
+            self._patience.check(now, idle=not self._running, carried=bool(self._carriages and self._carriages.is_busy))
 
     def _hashing(self) -> bool:
         """Whether all that is left is verification and publication, for which no source is to blame."""

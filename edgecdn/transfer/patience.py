@@ -43,11 +43,14 @@ class Patience:
         asked_until = min(now + seconds, self._progress_at + LONGEST_TOLD_S)
         self._told_until = max(self._told_until, asked_until)  # another hub's pause still holds
 
-    def check(self, now: float, *, idle: bool) -> None:
-        """Raise Unreachable when nothing came for too long; say so before. `idle`: nobody is being asked."""
+    def check(self, now: float, *, idle: bool, carried: bool = False) -> None:
+        """Raise Unreachable when nothing came for too long; say so before.
+
+        `idle`: nobody is being asked. `carried`: a carrier is at work, so sources that fail are not all there is.
+        """
         if now > max(self._progress_at + self._limit_s, self._told_until):
             raise self._court.out_of_patience(self._limit_s)
-        if now > self._told_until and self._all_fail():
+        if now > self._told_until and not carried and self._all_fail():
             raise self._court.out_of_patience(now - self._progress_at)
         next_try = self._board.next_try_at(now)
         if not self._said_waiting and next_try is not None and next_try - now > _SILENCE_S and idle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgecdn.piecetree import piece_bytes
 from edgecdn.spans import Span, invert, journal_unit
-from edgecdn.transfer.carrier import Cargo
+from edgecdn.transfer.carrier import Cargo, Giver
 from edgecdn_agent.swarm.pieces import check_earlier, join_pieces, pieces_within
 from tests.agent.cache_machine import tree_of
 from tests.unit.made import lfs_file, manifest_of
@@ -107,9 +107,22 @@ class _Partial:
             raise AssertionError("nothing arrives")
 
         return Cargo(
-            manifest_of(entry), entry, Path("unused"), self.spans, self.read, self.forget, landed,
+            manifest_of(entry), entry, Path("unused"), self.spans, self.read, self.forget, landed, _no_put, _NoLine(),
             lambda: True, lambda _text: None, lambda _tree: None,
         )  # fmt: skip
+
+
+async def _no_put(_start: int, _data: bytes, _giver: Giver) -> None:
+    raise AssertionError("nothing arrives")
+
+
+class _NoLine:
+    def giver(self) -> Giver | None:
+        return None
+
+    async def read(self, giver: Giver, span: Span) -> AsyncGenerator[bytes, None]:
+        raise AssertionError((giver, span))
+        yield b""
 
 
 @given(st.data())

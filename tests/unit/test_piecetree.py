@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgecdn.errors import BadInput
 from edgecdn.manifest import MAX_FILE_BYTES
-from edgecdn.piecetree import HASH_BYTES, LEAF_BYTES, PieceTree, TreeBuilder, piece_bytes
+from edgecdn.piecetree import HASH_BYTES, LEAF_BYTES, PieceTree, TreeBuilder, part_layer, part_node, piece_bytes
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZES = [
@@ -139,3 +139,23 @@ def test_a_builder_takes_exactly_the_size() -> None:
 
 def test_one_leaf_is_its_own_root() -> None:
     assert _tree(b"x").root == hashlib.sha256(b"x").digest()
+
+
+@pytest.mark.parametrize("size", [MIB + 1, 3 * MIB + 7, 9 * MIB, 4 * MIB])
+def test_parts_make_the_tree_of_the_whole(size: int) -> None:
+    """Their layers are its layer, and over their nodes, with nothing beyond the end, hangs its root."""
+    data = _data(size)
+    builder = TreeBuilder(size)
+    builder.update(data)
+    tree = builder.finish()
+    layers = [part_layer(size, data[at : at + MIB]) for at in range(0, size, MIB)]
+    assert b"".join(layers) == tree.layer
+    nodes = [part_node(size, layer, MIB) for layer in layers]
+    assert len(set(nodes)) == len(nodes)
+    nothing = bytes(HASH_BYTES)
+    for _ in range((MIB // LEAF_BYTES).bit_length() - 1):
+        nothing = hashlib.sha256(nothing + nothing).digest()
+    nodes += [nothing] * ((1 << (len(nodes) - 1).bit_length()) - len(nodes))
+    while len(nodes) > 1:
+        nodes = [hashlib.sha256(left + right).digest() for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
+    assert nodes == [tree.root]

@@ -155,7 +155,7 @@ async def test_a_repo_that_was_removed_while_waiting_is_begun_anew(
         await asyncio.to_thread(_published, tmp_path)
 
     monkeypatch.setattr(Pipeline, "_transfer", bring)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await _fetch(tmp_path, Listened())
     assert next(answers, None) is None
 

@@ -80,6 +80,7 @@ def test_each_can_be_set_in_the_environment(tmp_path: Path, setting: Setting) ->
         "gateway.listen": "127.0.0.1:0", "lan.listen": "8378", "lan.allow": "10.0.0.0/8", "swarm.listen": "off",
         "discovery.mdns": "off", "discovery.peers": "a,10.0.0.2:9", "share.allow": "me/*", "share.deny": "*",
         "limits.upload": "80%", "limits.download": "20MB/s", "limits.wan": "100Mbit/s", "limits.hours": "08:00-18:00",
+        "limits.hub_connections": "4",
     }  # fmt: skip
     assert setting.name in values, "a new setting: give it a value here"
     loaded = _load(tmp_path, "", **{setting.variable: values[setting.name]})

@@ -37,6 +37,11 @@ from edgecdn_agent.holdings.indexer import Indexer
 from edgecdn_agent.holdings.sharing import SharingRule
 from edgecdn_agent.holdings.shelf import Holdings
 from edgecdn_agent.holdings.watch import CacheWatch
+from edgecdn_agent.ingest.book import Book
+from edgecdn_agent.ingest.carrier import LabCarrier
+from edgecdn_agent.ingest.deciding import Policy
+from edgecdn_agent.ingest.link import IngestClient
+from edgecdn_agent.ingest.routes import IngestRoutes
 from edgecdn_agent.jobs.book import Jobs
 from edgecdn_agent.jobs.confirm import confirm_listings
 from edgecdn_agent.jobs.peers import JobLab, LabNames
@@ -122,7 +127,12 @@ class Daemon:
         self.traffic = Traffic()
         self.limits = Limits(settings, self.swarm, lambda: link_bytes_s(self.addresses.interfaces))
         self.seeding = Seeding(self.swarm, self.holdings)
-        self.carrier = SwarmCarrier(self.swarm, self.lan, self.peers, self.downloads, self.rule.allows)
+        self.by_swarm = SwarmCarrier(self.swarm, self.lan, self.peers, self.downloads, self.rule.allows)
+        policy = Policy(hub_connections=settings.limits_hub_connections)
+        self.ingests = Book(self.peers, self.rule.allows, policy)
+        self.ingest_routes = IngestRoutes(self.ingests, gives=policy.gives)
+        self.ingest_link = IngestClient(self.session, me, self.limits.download)
+        self.carrier = LabCarrier(self.by_swarm, self.ingests, self.ingest_link, self.peers, self.rule.allows)
         self.lan_server = LanServer(self._lan_parts(name))
         self.meter = SwarmMeter(self.swarm, self._sent)
 
@@ -231,6 +241,7 @@ class Daemon:
             add("lan", self._run_lan, ready["lan"])
         if settings.discovery_mdns:
             add("discovery", self._discover)
+        add("ingests", self.ingests.run)
         add("jobs", self.jobs.run, self.jobs.ready)
         if not self._mode.once:
             add("deliveries", self.deliveries.run, self.deliveries.ready)
@@ -292,6 +303,7 @@ class Daemon:
             self._on_bound("lan", at)
             self.peers.me = me = Asker(self.identity.agent_id, at.port)
             self.lan.introduce(me)
+            self.ingest_link.introduce(me)
             self._ready["lan"].set()
 
         await self.lan_server.run(listen, bound)
@@ -367,6 +379,7 @@ class Daemon:
             suggest=lambda host, port: self.peers.suggest(host, port, by=host),
             tree_asked=self.seeding.ensure,
             sent=sent,
+            extensions=(self.ingest_routes,),
         )
 
     def _downloads_changed(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -398,7 +411,7 @@ class Daemon:
     async def _settle(self) -> None:
         """Hold what fetches brought, with the trees that came with it: from now on peers may have it."""
         repos, self._fresh = self._fresh, set()
-        proven, self.carrier.proven = self.carrier.proven, {}
+        proven, self.by_swarm.proven = self.by_swarm.proven, {}
         for digest, tree in proven.items():
             await asyncio.to_thread(self.catalog.set_tree, digest, tree)
         for repo in repos:

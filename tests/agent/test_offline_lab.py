@@ -21,6 +21,8 @@ from tests.faults.machine import contents, files_in
 from tests.hub import Generated, HubRepo, TestHub, make_repo
 from tests.hub.content import Content
 
+pytestmark = pytest.mark.timeout(180)
+
 CONFIG = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 8, "num_hidden_layers": 1,
           "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10, "max_position_embeddings": 8}  # fmt: skip
 WORDS = np.arange(80, dtype=np.float32).reshape(10, 8)
@@ -82,7 +84,7 @@ async def test_a_name_needs_the_users_word_then_brings_what_is_harmless(tmp_path
         done = await ran(two, "fetch", "org/name", ASK, "--all-formats")
         path = Path(done.out.strip())
         assert path.name == repo.main
-        assert "(3.1 MB from lan)" in done.err
+        assert "(3.1 MB from the lab)" in done.err
         assert files_in(path) == {name: contents(repo)[name] for name in HARMLESS}
         assert "Left out until a hub confirms the listing: merges.dat, modeling.py, other/m.bin." in done.err
         assert _provisional(two) == [repo.main]
@@ -215,6 +217,6 @@ async def test_a_job_that_nobody_waits_for_goes_on_when_a_hub_is_back(tmp_path: 
         await hub.come_back("hub")
         joined = result(await ran(one, "fetch", "org/name", "--json"))
         assert joined["files"] == 1
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             while {job["state"] for job in await jobs(one)} != {"done"}:
                 await asyncio.sleep(0.05)

@@ -41,6 +41,7 @@ class EventStreams:
 
     def start(self) -> None:
         """Listen to what changes."""
+        self._closing = False
         self._unsubscribe = [subscribe(self._changed) for subscribe in self._parts.changes]
         self._unsubscribe += [subscribe(self._wake) for subscribe in self._parts.peer_changes]
 

@@ -45,6 +45,8 @@ class Limits:
     """A quarter of them for one address (an IPv6 /64): loopback, where a whole lab may be, has no part of its own."""
     manifests: int = 2
     """Listings at once, likewise."""
+    first_lines: int = 16
+    """First lines of streams at once, likewise: each may be 2 MiB."""
     inline_bytes: int = 16 << 20
     """Of small files within answers that are not sent yet."""
     idle_s: float = 15.0
@@ -141,6 +143,16 @@ class Guard:
         finally:
             use.at_once -= 1
 
+    def spend(self, host: str) -> None:
+        """One request of a peer, whatever it does at the same time. Raises Refused."""
+        wait_s = self._use(host).requests.take(1, self._clock())
+        if wait_s:
+            raise Refused(wait_s)
+
+    def refund(self, host: str, share: float) -> None:
+        """A request was no burden, or only in part: who takes what it asked for may ask as fast as it takes."""
+        self._use(host).requests.take(-share, self._clock())
+
     @contextmanager
     def stream(self, host: str) -> Iterator[None]:
         """One event stream of a peer, while it lasts. Raises Refused."""
@@ -177,6 +189,10 @@ class Guard:
     def manifest(self, host: str) -> AbstractContextManager[None]:
         """One listing that is sent to a peer. Raises Refused."""
         return nullcontext() if _party(host) == _LOOPBACK else self.few(host, "manifest", self._limits.manifests)
+
+    def first_line(self, host: str) -> AbstractContextManager[None]:
+        """One stream's first line, which may be long, until it is sent. Raises Refused."""
+        return nullcontext() if _party(host) == _LOOPBACK else self.few(host, "first line", self._limits.first_lines)
 
     def inline_left(self, host: str) -> int:
         """How many bytes of small files may be put into an answer now."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from aiohttp import web
 
 from edgecdn.digest import Digest
 from edgecdn.lan_wire import Asker, BlobState, Hello
@@ -12,8 +14,10 @@ from edgecdn.names import CommitId, RepoId, Revision
 from edgecdn.pace import Pace
 from edgecdn.piecetree import PieceTree
 from edgecdn_agent.holdings.held_files import Holding
+from edgecdn_agent.lan.guard import Guard, Limits
+from edgecdn_agent.lan.sender import BlobSender
 
-__all__ = ["LanParts", "Shelf", "Subscribe"]
+__all__ = ["Extension", "LanParts", "Shelf", "Subscribe", "Tools"]
 
 Subscribe = Callable[[Callable[[], None]], Callable[[], None]]
 """Takes what to call after a change; returns what ends that."""
@@ -27,6 +31,26 @@ class Shelf(Protocol):
     def open(self, holding: Holding) -> int: ...
     def withdraw(self, digest: Digest) -> None: ...
     async def recheck(self, digest: Digest) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the server lends to an extension: who may have how much, and how files are sent."""
+
+    guard: Guard
+    limits: Limits
+    sender: BlobSender
+    sent: Callable[[str, Asker | None, int], None]
+
+
+class Extension(Protocol):
+    """Answers of another part of the agent, behind the same gate. What each costs it counts itself, with the guard."""
+
+    def routes(self, tools: Tools) -> Iterable[web.RouteDef]:
+        """Methods and paths below the base, from now on until `close`; asked for anew at each start."""
+
+    def close(self) -> None:
+        """End what goes on."""
 
 
 async def _no_manifest(_repo: RepoId, _commit: CommitId) -> bytes | None:
@@ -67,3 +91,5 @@ class LanParts:
     """A peer is about to take this blob by the swarm: awaited before it is answered, so that the swarm has it."""
     sent: Callable[[str, Asker | None, int], None] = lambda _host, _asker, _count: None
     """So many bytes of blobs went to this address, and who it says it is."""
+    extensions: Sequence[Extension] = ()
+    """What else is answered."""

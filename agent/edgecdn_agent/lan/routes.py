@@ -75,7 +75,7 @@ class Routes:
         self._guard = guard
         self._rechecks = rechecks
         self._limits = limits
-        self._sender = BlobSender(parts.upload, limits.stall_s)
+        self.sender = BlobSender(parts.upload, limits.stall_s)
         self._disk = Workers(_THREADS, "edgecdn-open")
         self._manifests = asyncio.Semaphore(_MANIFESTS)
         self._roots: dict[Digest, str] = {}
@@ -96,7 +96,7 @@ class Routes:
 
     def close(self) -> None:
         """End the threads."""
-        self._sender.close()
+        self.sender.close()
         self._disk.close()
 
     async def _hello(self, _request: web.Request) -> web.StreamResponse:
@@ -205,7 +205,7 @@ class Routes:
         self._rechecks.given(host, holding.digest)
         count = lambda n: self._parts.sent(host, asker, n)  # noqa: E731 - two names bound to a callback
         try:
-            await self._sender.send(writer, transport, fd, part, count)
+            await self.sender.send(writer, transport, fd, part, count)
         except ReadFailed:
             self._parts.shelf.withdraw(holding.digest)
             raise

@@ -12,7 +12,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -31,7 +32,7 @@ from edgecdn.settings_values import Listen
 from edgecdn_agent.binding import bind_near
 from edgecdn_agent.lan.events import EventStreams
 from edgecdn_agent.lan.guard import Connections, Guard, Limits, Refused, Watched
-from edgecdn_agent.lan.parts import LanParts
+from edgecdn_agent.lan.parts import LanParts, Tools
 from edgecdn_agent.lan.rechecks import Rechecks
 from edgecdn_agent.lan.routes import Routes, host_of, not_found
 from edgecdn_agent.lan.sender import ReadFailed
@@ -64,6 +65,7 @@ class LanServer:
         self._events = EventStreams(parts, self._limits)
         self.connections = Connections(self._limits, parts.allows)
         self._routes: Routes | None = None
+        self._counting: frozenset[Any] = frozenset()
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,8 +81,11 @@ class LanServer:
     async def start(self, listen: Listen) -> Listen:
         """Begin to serve; where. A port that is taken is replaced by the next free one."""
         routes = self._routes = Routes(self._parts, self._guard, self._rechecks, self._limits)
+        tools = Tools(self._guard, self._limits, routes.sender, self._parts.sent)
+        more = [route for extension in self._parts.extensions for route in extension.routes(tools)]
+        self._counting = frozenset(route.handler for route in more)
         app = web.Application(client_max_size=MOST_QUERY_BYTES)
-        app.add_routes([web.get("/events", self._events.answer, allow_head=False), *routes.all()])
+        app.add_routes([web.get("/events", self._events.answer, allow_head=False), *routes.all(), *more])
         outer = web.Application(middlewares=[self._gate], client_max_size=MOST_QUERY_BYTES)
         outer.add_subapp(BASE_PATH, app)
         outer.on_response_prepare.append(_mark)
@@ -105,6 +110,8 @@ class LanServer:
     async def close(self) -> None:
         """Stop serving; answers under way have two seconds. Safe to call twice."""
         self._events.close()
+        for extension in self._parts.extensions:
+            extension.close()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -142,12 +149,18 @@ class LanServer:
         if asker is not None:
             self._parts.suggest(host, asker.lan_port)
         try:
-            # A stream lasts as long as the peer, so it is counted apart: many agents may share an address.
-            is_stream = request.path == f"{BASE_PATH}/events"
-            with self._guard.stream(host) if is_stream else self._guard.request(host):
+            with self._counted(request, host):
                 return await self._answer(request, handler)
         except Refused as refused:
             return _too_much(refused)
+
+    def _counted(self, request: web.Request, host: str) -> AbstractContextManager[None]:
+        """What a request counts as, unless its answer counts itself."""
+        if request.match_info.handler in self._counting:
+            return nullcontext()
+        # A stream lasts as long as the peer, so it is counted apart: many agents may share an address.
+        is_stream = request.path == f"{BASE_PATH}/events"
+        return self._guard.stream(host) if is_stream else self._guard.request(host)
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The handler's answer, or the one its failure stands for."""

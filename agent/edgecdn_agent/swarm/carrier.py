@@ -12,10 +12,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from edgecdn.crash import crash_point
 from edgecdn.digest import Digest, DigestKind
@@ -25,6 +24,7 @@ from edgecdn.lan_wire import BlobState
 from edgecdn.manifest import FileEntry
 from edgecdn.names import RepoId
 from edgecdn.piecetree import PieceTree, piece_bytes
+from edgecdn.to_its_end import to_its_end
 from edgecdn.transfer.carrier import Cargo
 from edgecdn_agent.holdings.downloads import Downloads
 from edgecdn_agent.lab.peers import Peer, Peers
@@ -207,7 +207,7 @@ class SwarmCarrier:
             await self._connect(carry, download, found)
             await self._drive(carry, download)
         finally:
-            await _shielded(self._finish(carry, download, sum(have)))
+            await to_its_end(self._finish(carry, download, sum(have)))
 
     async def _drive(self, carry: _Carry, download: Download) -> None:
         """Until all is there, or others had better go on."""
@@ -340,17 +340,3 @@ async def _wait(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-async def _shielded(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end also when cancelled meanwhile, however often: the file must be let go first."""
-    task = asyncio.ensure_future(work)  # bounded: every wait in it has a timeout
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import bare_swarm, gateway, gateway_lab, gateway_tools, lab
+from benchmarks import bare_swarm, gateway, gateway_lab, gateway_tools, lab, lab_ingest
 from benchmarks.runs import Run, edgecdn, hf_download
-from tests.hub import slow_per_connection, slow_total, stall
+from tests.hub import dry_up, slow_per_connection, slow_total
 from tests.hub.process import HubProcess
 
 MIB = 1 << 20
@@ -89,7 +89,7 @@ def stalled(base: Path) -> str:
     with _twins(base, "400MiB") as (good, bad):
         good.inject(slow_total(20_000_000))
         alone = edgecdn(base / "e", good, repo="org/twin")
-        bad.inject(slow_total(20_000_000), stall(after_bytes=60 * MIB // 8, route="cdn"))
+        bad.inject(slow_total(20_000_000), dry_up(30 * MIB, route="cdn"))
         both = edgecdn(base / "e", good, bad, repo="org/twin")
     return f"{both.seconds / alone.seconds:.3f} x the good one alone ({both.seconds:.1f} / {alone.seconds:.1f} s)   bar <= 1.15"
 
@@ -217,6 +217,7 @@ BENCHMARKS: dict[str, Callable[[Path], str]] = {
     **gateway.WAYS,
     **gateway_tools.WAYS,
     **gateway_lab.WAYS,
+    **lab_ingest.WAYS,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ _QUEUE_S = 0.05
 _LEAST_QUEUE_BYTES = 32 * 1024
 _BURST_S = 0.002
 _LEAST_BURST_BYTES = 3 * 1024
+_WHOLE_BURST_BYTES = 68 * 1024
+"""From 40 Mbit/s on bursts hold what the kernel hands over at once: cut into packets, these cost more than all else."""
+_FAST_MBIT = 40
 _MOST_BURST_BYTES = 256 * 1024
 
 
@@ -72,7 +75,8 @@ def _shape(where: Namespace, interface: str, mbit: float | None) -> None:
             run_ip(*base, "del", "dev", interface, "root", program="tc")
         return
     per_s = mbit * 1e6 / 8
-    burst = int(min(max(per_s * _BURST_S, _LEAST_BURST_BYTES), _MOST_BURST_BYTES))
+    least = _WHOLE_BURST_BYTES if mbit >= _FAST_MBIT else _LEAST_BURST_BYTES
+    burst = int(min(max(per_s * _BURST_S, least), _MOST_BURST_BYTES))
     limit = burst + int(max(per_s * _QUEUE_S, _LEAST_QUEUE_BYTES))
     shaped = ("tbf", "rate", f"{int(mbit * 1e6)}bit", "burst", str(burst), "limit", str(limit))
     run_ip(*base, "replace", "dev", interface, "root", *shaped, program="tc")

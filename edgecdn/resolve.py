@@ -315,7 +315,8 @@ class Resolver:
         best = max(claims, key=lambda claim: len(claim.peers))
         who = ", ".join(best.peers[:_LISTED])
         if not self.accept_lab:
-            detail = f"{unreachable.fields['detail']}; {who} of the lab has {repo.name} at {best.commit.hex[:12]}"
+            have = "has" if len(best.peers) == 1 else "have"
+            detail = f"{unreachable.fields['detail']}; {who} of the lab {have} {repo.name} at {best.commit.hex[:12]}"
             raise Unreachable(
                 f"{detail}, which only a hub could confirm",
                 hint="To take the lab's word for it (safetensors and text files only), add --accept-lan-manifest.",

@@ -213,7 +213,7 @@ class Settings:
         count(1, 64),
         8,
         "connections",
-        "Most connections to the hub for one lab, of machines that take a file together.",
+        "Most connections to the hub of machines that take a file together; to be set alike on all of them.",
     )
     limits_hours: Hours = _setting(
         "limits.hours", hours, "00:00-24:00", "HH:MM-HH:MM", "When the limits hold, local time; outside they do not."

@@ -114,9 +114,9 @@ _WHENCE = {
 
 def _summary(fetched: Fetched) -> str:
     parts = [f"{human_bytes(count)} {_WHENCE[kind]}" for kind, count in fetched.bytes_by_source.items() if count]
-    lab = fetched.bytes_by_source.get(Kind.LAN.value, 0)
-    if 0 < lab < fetched.bytes_total:
-        parts.append(f"{100 * lab // fetched.bytes_total} % of the line saved")
+    lab, here = (fetched.bytes_by_source.get(kind.value, 0) for kind in (Kind.LAN, Kind.CACHE))
+    if lab:
+        parts.append(f"{100 * lab / (fetched.bytes_total - here):.0f} % of the line saved")
     return (
         f"{fetched.repo}: {counted(fetched.files, 'file')}, {human_bytes(fetched.bytes_total)}, verified, "
         f"in {human_seconds(fetched.seconds)} ({', '.join(parts) or 'nothing to move'})."

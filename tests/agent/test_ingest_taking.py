@@ -101,6 +101,7 @@ class _Made:
     line: _Line = field(default_factory=_Line)
     here: list[Span] = field(default_factory=list)
     reads: int = 0
+    told: list[str] = field(default_factory=list)
 
     async def begin(self) -> Session:
         self.data = Random(3).randbytes(4 * MIB)
@@ -129,7 +130,7 @@ class _Made:
 
         self.cargo = Cargo(
             manifest_of(entry), entry, path, have, read, nothing, nothing, nothing, self.line, lambda: True,
-            lambda _text: None, lambda _tree: None,
+            self.told.append, lambda _tree: None,
         )  # fmt: skip
         return self.session
 
@@ -182,9 +183,13 @@ async def test_nobody_waits_for_a_unit_that_does_not_come_once_it_is_over(
     running = asyncio.create_task(taking.run())
     while not session.world.fetching:
         await asyncio.sleep(0.01)
-    made.now_s += 21.0
+    made.now_s += 5.0
+    while not made.told:
+        await asyncio.sleep(0.01)
+    made.now_s += 16.0
     async with asyncio.timeout(10):
         assert await running is False
+    assert made.told == ["Nothing of m.safetensors comes over the line, and the lab has no more of it yet."]
     assert (session.world.fetching, session.world.members[OTHER].pulls) == (set(), 0)
 
 

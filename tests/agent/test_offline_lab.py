@@ -84,7 +84,7 @@ async def test_a_name_needs_the_users_word_then_brings_what_is_harmless(tmp_path
         done = await ran(two, "fetch", "org/name", ASK, "--all-formats")
         path = Path(done.out.strip())
         assert path.name == repo.main
-        assert "(3.1 MB from the lab)" in done.err
+        assert "(3.1 MB from the lab, 100 % of the line saved)" in done.err
         assert files_in(path) == {name: contents(repo)[name] for name in HARMLESS}
         assert "Left out until a hub confirms the listing: merges.dat, modeling.py, other/m.bin." in done.err
         assert _provisional(two) == [repo.main]

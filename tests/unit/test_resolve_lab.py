@@ -107,7 +107,7 @@ async def test_a_hub_that_answers_is_believed_and_the_lab_not_asked(desk: Desk) 
 
 async def test_without_the_users_word_a_claim_is_only_told(desk: Desk) -> None:
     await desk.hub.go_down("hub")
-    with pytest.raises(Unreachable, match=r"desk-1, desk-2 of the lab has org/name at cccccccccccc") as caught:
+    with pytest.raises(Unreachable, match=r"desk-1, desk-2 of the lab have org/name at cccccccccccc") as caught:
         await desk.resolver(Lab(LAB_HAS_IT, {CLAIMED: listing(CLAIMED)})).resolve(NAME)
     assert "--accept-lan-manifest" in caught.value.remedy
     with pytest.raises(Unreachable) as caught:

@@ -66,6 +66,8 @@ class Reading:
         self._idle: tuple[str, float] | None = None
         """Who grants nothing while nobody reads, and since when."""
         self._next_ask_s = 0.0
+        self.failed = ""
+        """What the line failed with last."""
 
     def begin(self, group: asyncio.TaskGroup, now_s: float) -> None:
         """Ask for a run, if it is time to."""
@@ -110,6 +112,7 @@ class Reading:
                 await self._give_back(start, stop)
         except SourceFault as fault:
             _log.info("a run is given back units=%d-%d reason=%s", start, stop, fault)
+            self.failed = f"{giver.name} {fault}"
             self._next_ask_s = self._clock() + _FAILED_S
             await self._give_back(start, stop)
         finally:

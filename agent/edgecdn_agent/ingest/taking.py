@@ -44,6 +44,9 @@ _LONGEST_BLOCK_S = 8.0
 _MOST_FAILURES = 5
 """So many in a row, and what a member says to have counts as not there."""
 
+_TELLS_S = 4.0
+"""Nothing came of anybody for so long: users wonder."""
+
 _GIVES_UP_S = 20.0
 """Nothing came of anybody for so long: the sources had better go on."""
 
@@ -62,10 +65,12 @@ class Taking:
     ) -> None:
         self._session = session
         self._world = session.world
+        self._cargo = cargo
         self._peers = peers
         self._link = link
         self._clock = clock
         self._chance = chance or Random()
+        self._is_told = False
         self._units = Units(session, cargo, clock)
         self._listening = Listening(session, peers, link, clock)
         self._reading = Reading(session, cargo.line, self._units, peers, link, clock)
@@ -97,6 +102,7 @@ class Taking:
             if now_s - self._units.moved_s > _GIVES_UP_S:
                 _log.info("taken together no further digest=%s", self._world.digest.hex[:12])
                 return False
+            self._tell_of_silence(now_s)
             for lease in overdue(self._world, session.policy, now_s):
                 self._world.take_away(lease)
             self._begin_pulls(group, now_s)
@@ -106,6 +112,17 @@ class Taking:
                     await session.changed.wait()
             await asyncio.sleep(min(_MOST_PAUSE_S, len(self._world.members) * _PAUSE_S))
         return True
+
+    def _tell_of_silence(self, now_s: float) -> None:
+        """Once for each time that nothing comes."""
+        silent_s = now_s - self._units.moved_s
+        if silent_s < _TELLS_S:
+            self._is_told = False
+        elif not self._is_told:
+            self._is_told = True
+            why = f" ({self._reading.failed})" if self._reading.failed else ""
+            path = self._cargo.entry.path
+            self._cargo.tell(f"Nothing of {path} comes over the line{why}, and the lab has no more of it yet.")
 
     def _begin_pulls(self, group: asyncio.TaskGroup, now_s: float) -> None:
         while (pull := next_pull(self._world, self._session.policy, now_s, self._chance)) is not None:

@@ -45,7 +45,7 @@ class SourceLine:
         self._clock = clock
 
     def giver(self) -> Giver | None:
-        """See `edgecdn.transfer.carrier.Line`: of equally dear ones, the one that failed least.
+        """See `edgecdn.transfer.carrier.Line`: of equally dear ones the one that failed, then gave least.
 
         A cheaper one that failed a moment ago, or has not said yet what it has, is waited for a little.
         """
@@ -63,7 +63,7 @@ class SourceLine:
         if cheapest is None or (cheapest > cost_of(Kind.LAN) and self._answering()):
             return None
         able = [state for state in offering if cost_of(state.kind) == cheapest and now >= state.blocked_until]
-        best = min(able, key=lambda state: state.failures, default=None)
+        best = min(able, key=lambda state: (state.failures, state.good_bytes), default=None)
         return None if best is None else Giver(best.name, best.kind)
 
     async def read(self, giver: Giver, span: Span) -> AsyncGenerator[bytes, None]:

@@ -166,6 +166,22 @@ async def test_who_leaves_does_not_stop_the_job_and_who_comes_back_hears_what_wa
     assert sum(e.count for e in second if isinstance(e, BytesReceived)) == last.bytes_by_source["lan"]
 
 
+async def test_which_job_it_became_is_told_before_what_is_heard_of_that(stand: Stand, link: AgentLink) -> None:
+    first, second = JobHandle(), JobHandle()
+    heard: list[str] = []
+    tasks = [asyncio.create_task(link.fetch(FetchRequest("slow-1=k"), lambda _: None, first))]
+    await _until(lambda: bool(first.job))
+
+    def hears(_: Event) -> None:
+        heard.append(second.job)
+
+    tasks.append(asyncio.create_task(link.fetch(FetchRequest("slow-2=k"), hears, second)))
+    await _until(lambda: bool(heard))
+    assert set(heard) == {first.job}
+    stand.runner.release()
+    await asyncio.gather(*tasks)
+
+
 async def test_cancel_stops_only_what_nobody_else_waits_for(stand: Stand, link: AgentLink) -> None:
     handles = [JobHandle(), JobHandle()]
     tasks = [

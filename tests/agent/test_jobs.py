@@ -253,6 +253,26 @@ async def test_cancel_at_every_stage(tmp_path: Path) -> None:
     assert stored(tmp_path) == []
 
 
+async def test_who_was_not_told_that_the_job_became_anothers_cancels_that(tmp_path: Path) -> None:
+    jobs, _ = made(tmp_path)
+    async with serving(jobs):
+        stays = jobs.ask(FetchRequest("slow-1=same"))
+        await until(lambda: jobs.infos()[0].state == "running")
+        leaves = jobs.ask(FetchRequest("slow-2=same"))
+        told = leaves.job_id
+        await until(lambda: leaves.job_id == stays.job_id)
+        jobs.leave(leaves)  # its connection ends before it cancels
+        done = jobs.cancel(told, leaves.id)
+        assert done is not None
+        assert (done.cancelled, done.others) == (False, 1)
+        jobs.leave(stays)
+        done = jobs.cancel(told, leaves.id)
+        assert done is not None
+        assert done.cancelled
+        await until(lambda: jobs.running == 0)
+        assert jobs.cancel(told, leaves.id) is None
+
+
 async def test_a_leaver_who_comes_back_waits_for_the_same(tmp_path: Path) -> None:
     jobs, runner = made(tmp_path)
     async with serving(jobs):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,20 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproces
         yield process
 
 
-def began(*arguments: str) -> subprocess.Popen[str]:
-    """A command in the background."""
-    return subprocess.Popen(
+@contextmanager
+def began(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in the background; killed in the end if it still runs."""
+    with subprocess.Popen(
         [sys.executable, "-m", "edgecdn", *arguments],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -176,12 +176,13 @@ class LocalServer:
 
 async def _pass_on(asker: Asker, stream: web.StreamResponse) -> None:
     """All that the asker gets, as lines; a beat where there is nothing; an error when the agent stops."""
-    told_job, beats = "", 0
+    told_job, beats = asker.job_id, 0
+    await _write(stream, encode_line(job=told_job, asker=asker.id))
     while True:
-        if asker.job_id != told_job:
-            told_job = asker.job_id
-            await _write(stream, encode_line(job=told_job, asker=asker.id))
         lines = [encode_event(event) for event in await asker.take(BEAT_S)]
+        if asker.job_id != told_job:  # before the events: who leaves on hearing them leaves that job
+            told_job = asker.job_id
+            lines.insert(0, encode_line(job=told_job, asker=asker.id))
         outcome = asker.outcome
         if outcome is not None and outcome.fetched is not None:
             lines.append(encode_line(result=outcome.fetched))

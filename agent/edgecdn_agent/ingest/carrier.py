@@ -43,6 +43,9 @@ _RESTS_S, _MOST_RESTS_S = 15.0, 240.0
 _MUTE_S = 30.0
 """How long a peer that did not answer in time is not waited for: files may be many."""
 
+_MANY_HOLDERS = 2
+"""Machines that have a blob, from which the swarm is the better way to it."""
+
 _TURNS = 3
 """How often what readers gave is looked at again."""
 
@@ -83,6 +86,11 @@ class LabCarrier:
         entry = cargo.entry
         if not self._may_share(cargo.manifest.repo):
             return False
+        self._by_swarm.discard(entry.digest)
+        if await self._is_for_the_swarm(entry):
+            self._by_swarm.add(entry.digest)
+            self._book.leave(entry.digest, cargo.path)
+            return await self._swarm.carry(cargo)
         try:
             session = await self._book.begin(cargo.manifest.repo, entry.digest, entry.size, cargo.path)
         except OSError as error:
@@ -106,29 +114,38 @@ class LabCarrier:
                 return False
             session.rest()
             return True
-        if self._swarm.takes(entry) and await self._swarm.carry(cargo):
-            self._by_swarm.add(entry.digest)
         return True
+
+    async def _is_for_the_swarm(self, entry: FileEntry) -> bool:
+        """Whether several machines have it, and none takes it together with others by now.
+
+        Of many holders the swarm takes from each at once. Of one, a crowd has it sooner together: measured with
+        8 takers on 100 Mbit/s, 1.20 x bytes / link, bare libtorrent 1.25 to 1.31.
+        """
+        if not self._swarm.takes(entry) or not self._peers.all():
+            return False
+        try:
+            async with asyncio.timeout(_MEET_S):
+                if await self._swarm.holders(entry) < _MANY_HOLDERS:
+                    return False
+        except TimeoutError:
+            return False
+        return not await self._others_take(entry.digest, are_at_it=True)
 
     async def called_for(self, cargo: Cargo) -> None:
         """When somebody else takes it too: together, or by the swarm."""
         digest = cargo.entry.digest
         session = self._book.of(digest, cargo.path)
-        waits: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future()]  # forever
-        if session is not None:
-            waits.append(asyncio.ensure_future(self._is_joined(session, cargo)))
         if digest in self._by_swarm:
-            self._by_swarm.discard(digest)
-            waits.append(asyncio.ensure_future(self._swarm.called_for(cargo)))
+            return await self._swarm.called_for(cargo)
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if session is None:  # it is taken for another repo
+                await asyncio.Event().wait()
+            else:
+                await self._is_joined(session, cargo)
         except BaseException:
             self._book.leave(digest, cargo.path)
             raise
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _is_joined(self, session: Session, cargo: Cargo) -> None:
         """Return when others take it too: not before it has rested, where nothing came of them."""
@@ -191,11 +208,11 @@ class LabCarrier:
         self._doubtful.pop(cargo.entry.digest, None)
         self._book.leave(cargo.entry.digest, cargo.path)
 
-    async def _others_take(self, digest: Digest) -> bool:
-        """Whether one of the peers takes it, or would together with us."""
+    async def _others_take(self, digest: Digest, *, are_at_it: bool = False) -> bool:
+        """Whether one of the peers takes it together with others, or (not `are_at_it`) would with us."""
         now_s = asyncio.get_running_loop().time()
         peers = [peer for peer in self._peers.all() if self._mute.get(peer.id, 0.0) <= now_s]
-        asked = {asyncio.ensure_future(self._takes(peer, digest)): peer for peer in peers}
+        asked = {asyncio.ensure_future(self._takes(peer, digest, are_at_it)): peer for peer in peers}
         try:
             async with asyncio.timeout(_MEET_S):
                 for answer in asyncio.as_completed(asked):
@@ -211,11 +228,11 @@ class LabCarrier:
             await asyncio.gather(*asked, return_exceptions=True)
         return False
 
-    async def _takes(self, peer: Peer, digest: Digest) -> bool:
+    async def _takes(self, peer: Peer, digest: Digest, are_at_it: bool) -> bool:
         try:
             async with aclosing(self._link.stream(peer, digest)) as lines:
                 async for told in lines:
-                    return not told.done
+                    return not told.done and not (are_at_it and told.preparing)
         except (StreamFault, BadInput) as error:
             _log.debug("not taken by name=%s why=%s", peer.name, type(error).__name__)
         return False

@@ -66,6 +66,8 @@ class Reading:
         self._idle: tuple[str, float] | None = None
         """Who grants nothing while nobody reads, and since when."""
         self._next_ask_s = 0.0
+        self.moved_s = 0.0
+        """When the line gave something last."""
         self.failed = ""
         """What the line failed with last."""
 
@@ -169,6 +171,7 @@ class Reading:
             async with aclosing(self._line.read(giver, span)) as pieces:
                 async for piece in pieces:
                     held += piece
+                    self.moved_s = self._clock()
                     while unit < stop and len(held) >= (length := len(cut.span(unit))):
                         data = bytes(held[:length])
                         del held[:length]

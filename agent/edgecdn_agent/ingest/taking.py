@@ -47,8 +47,8 @@ _MOST_FAILURES = 5
 _TELLS_S = 4.0
 """Nothing came of anybody for so long: users wonder."""
 
-_GIVES_UP_S = 20.0
-"""Nothing came of anybody for so long: the sources had better go on."""
+_GIVES_UP_S = 10.0
+"""Nothing came of the lab, and not a byte of our own line, for so long: the sources had better go on."""
 
 
 class Taking:
@@ -99,7 +99,7 @@ class Taking:
         while not self._world.is_complete:
             session.changed.clear()
             now_s = self._clock()
-            if now_s - self._units.moved_s > _GIVES_UP_S:
+            if now_s - max(self._units.moved_s, self._reading.moved_s) > _GIVES_UP_S:
                 _log.info("taken together no further digest=%s", self._world.digest.hex[:12])
                 return False
             self._tell_of_silence(now_s)
@@ -115,7 +115,7 @@ class Taking:
 
     def _tell_of_silence(self, now_s: float) -> None:
         """Once for each time that nothing comes."""
-        silent_s = now_s - self._units.moved_s
+        silent_s = now_s - max(self._units.moved_s, self._reading.moved_s)
         if silent_s < _TELLS_S:
             self._is_told = False
         elif not self._is_told:

@@ -19,6 +19,7 @@ from typing import Protocol
 from edgecdn.control import Cancelled, FetchRequest, JobInfo
 from edgecdn.errors import AgentNotRunning, EdgecdnError, Interrupted, Unreachable
 from edgecdn.events import BytesReceived, Event, Listener, Waiting
+from edgecdn.lately import Lately
 from edgecdn.pipeline import Fetched
 from edgecdn_agent.jobs.askers import Asker, Outcome
 from edgecdn_agent.jobs.job import Job, JobState
@@ -35,6 +36,9 @@ _GIVE_UP_S = 24 * 3600.0
 
 _LOOK_S = 5.0
 """Waiting jobs try early at most so often (seconds), however many peers come and go."""
+
+_TOLD_S = 60.0
+"""For who waits to have been told that their job became another's (seconds)."""
 
 _LAST_SAVE_S = 2.0
 """How long the last writing of the list may take when the agent stops (seconds)."""
@@ -78,6 +82,7 @@ class Jobs:
         self._group: asyncio.TaskGroup | None = None
         self._active: dict[str, Job] = {}
         self._by_key: dict[tuple[object, ...], Job] = {}
+        self._merged: Lately[str] = Lately(_TOLD_S)
         self._ended: deque[JobInfo] = deque(maxlen=_ENDED_KEPT)
         self._changed = asyncio.Event()
         self._saves = itertools.count(1)
@@ -147,10 +152,15 @@ class Jobs:
             await asyncio.sleep(self._look_s)
 
     def cancel(self, job_id: str, asker_id: str = "") -> Cancelled | None:
-        """Leave, and stop the job unless others wait for it; None when there is no such job."""
-        job = self._active.get(job_id)
-        if job is None:
-            return None
+        """Leave, and stop the job unless others wait for it; None when there is no such job.
+
+        Of a job that became another's the other is meant: who asked may not have been told yet.
+        """
+        while (job := self._active.get(job_id)) is None:
+            became = self._merged.get(job_id)
+            if became is None:
+                return None
+            job_id = became
         leaving = job.askers.get(asker_id)
         others = len(job.askers) - (leaving is not None)
         if others:
@@ -234,6 +244,7 @@ class Jobs:
             other.join(asker)
         job.askers.clear()
         self._active.pop(job.id, None)
+        self._merged.put(job.id, other.id)
         self._changed.set()
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

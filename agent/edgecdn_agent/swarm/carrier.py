@@ -136,6 +136,10 @@ class SwarmCarrier:
                 for peer in claimers:
                     self._peers.ban(peer, f"claimed a false piece tree for {entry.digest.hex[:12]}")
 
+    async def holders(self, entry: FileEntry) -> int:
+        """How many machines claim to have all of it, and can give it by the swarm."""
+        return len({peer.machine for peer, state in await self._look(entry) if state.complete})
+
     async def carry(self, cargo: Cargo) -> bool:
         """See `edgecdn.transfer.carrier.Carrier`."""
         entry = cargo.entry

@@ -86,11 +86,9 @@ class LabCarrier:
         entry = cargo.entry
         if not self._may_share(cargo.manifest.repo):
             return False
-        self._by_swarm.discard(entry.digest)
         if await self._is_for_the_swarm(entry):
-            self._by_swarm.add(entry.digest)
             self._book.leave(entry.digest, cargo.path)
-            return await self._swarm.carry(cargo)
+            return await self._by_the_swarm(cargo)
         try:
             session = await self._book.begin(cargo.manifest.repo, entry.digest, entry.size, cargo.path)
         except OSError as error:
@@ -113,8 +111,16 @@ class LabCarrier:
             if await Taking(session, cargo, self._peers, self._link).run():
                 return False
             session.rest()
-            return True
+        elif self._swarm.takes(entry):
+            await self._by_the_swarm(cargo)
         return True
+
+    async def _by_the_swarm(self, cargo: Cargo) -> bool:
+        """Where others take it by the swarm; else it is told when they do."""
+        again = await self._swarm.carry(cargo)
+        if again:
+            self._by_swarm.add(cargo.entry.digest)
+        return again
 
     async def _is_for_the_swarm(self, entry: FileEntry) -> bool:
         """Whether several machines have it, and none takes it together with others by now.
@@ -136,16 +142,21 @@ class LabCarrier:
         """When somebody else takes it too: together, or by the swarm."""
         digest = cargo.entry.digest
         session = self._book.of(digest, cargo.path)
+        waits: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future()]  # forever
+        if session is not None:
+            waits.append(asyncio.ensure_future(self._is_joined(session, cargo)))
         if digest in self._by_swarm:
-            return await self._swarm.called_for(cargo)
+            self._by_swarm.discard(digest)
+            waits.append(asyncio.ensure_future(self._swarm.called_for(cargo)))
         try:
-            if session is None:  # it is taken for another repo
-                await asyncio.Event().wait()
-            else:
-                await self._is_joined(session, cargo)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
             self._book.leave(digest, cargo.path)
             raise
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _is_joined(self, session: Session, cargo: Cargo) -> None:
         """Return when others take it too: not before it has rested, where nothing came of them."""

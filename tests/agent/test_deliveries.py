@@ -36,7 +36,7 @@ FILES: dict[str, Content] = {"config.json": b"{}", "m.safetensors": WEIGHTS, "n.
 HALF = dry_up(5 << 18, route="cdn", path="m.safetensors")
 """Of the large file its first 1.25 MiB come, and the rest when the test lifts it."""
 
-ONCE = 1.4 * BIG
+ONCE = 1.6 * BIG
 
 
 def data_of(made: Generated) -> bytes:
